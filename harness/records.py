@@ -21,7 +21,7 @@ Flags = dict[str, FlagValue]
 # ---------------------------------------------------------------- what is measured on, and what with
 
 
-class SearchSpace(Record, frozen=True):
+class SearchSpace(Record, frozen=True, kw_only=True):
     """The ladders that `harness tune` searches, ascending. Short, so that compile caches are hit."""
 
     max_num_batched_tokens: tuple[int, ...]
@@ -29,7 +29,7 @@ class SearchSpace(Record, frozen=True):
     max_model_len: tuple[int, ...]
 
 
-class GpuProfile(Record, frozen=True):
+class GpuProfile(Record, frozen=True, kw_only=True):
     """A card as `gpus.toml` describes it; `cpu` is the profile of a machine without one."""
 
     name: str
@@ -49,7 +49,7 @@ class GpuProfile(Record, frozen=True):
     is_cpu: bool = False
 
 
-class ModelShape(Record, frozen=True):
+class ModelShape(Record, frozen=True, kw_only=True):
     """Sizes of a decoder-only transformer, in counts."""
 
     layers: int
@@ -65,7 +65,7 @@ class ModelShape(Record, frozen=True):
     """The output projection is the embedding matrix."""
 
 
-class ModelEntry(Record, frozen=True):
+class ModelEntry(Record, frozen=True, kw_only=True):
     """One model under its names on both sides."""
 
     name: str
@@ -85,7 +85,7 @@ class ModelEntry(Record, frozen=True):
     """Path of the GGUF file inside `gguf_package`."""
 
 
-class ModelFiles(Record, frozen=True):
+class ModelFiles(Record, frozen=True, kw_only=True):
     """Where a model lies on this machine, as each engine wants it, and in which precision."""
 
     model: str
@@ -97,7 +97,7 @@ class ModelFiles(Record, frozen=True):
     ollama_tag: str | None = None
 
 
-class Sampling(Record, frozen=True):
+class Sampling(Record, frozen=True, kw_only=True):
     """Sampling values, sent explicitly and equal to every engine; the defaults are greedy decoding."""
 
     temperature: float = 0.0
@@ -110,7 +110,7 @@ class Sampling(Record, frozen=True):
     frequency_penalty: float = 0.0
 
 
-class Workload(Record, frozen=True):
+class Workload(Record, frozen=True, kw_only=True):
     """What one request asks for."""
 
     prompt_words: int
@@ -120,7 +120,7 @@ class Workload(Record, frozen=True):
     sampling: Sampling = Sampling()
 
 
-class ClosedLoop(Record, frozen=True):
+class ClosedLoop(Record, frozen=True, kw_only=True):
     """A fixed number of users, each sending its next request when the last one has ended."""
 
     users: tuple[int, ...]
@@ -135,7 +135,7 @@ class ClosedLoop(Record, frozen=True):
     request_timeout_s: float = 600.0
 
 
-class Scenario(Record, frozen=True):
+class Scenario(Record, frozen=True, kw_only=True):
     """A named load: one TOML file in scenarios/."""
 
     name: str
@@ -144,7 +144,7 @@ class Scenario(Record, frozen=True):
     load: ClosedLoop
 
 
-class Target(Record, frozen=True):
+class Target(Record, frozen=True, kw_only=True):
     """One row of targets.toml: how much faster than the baseline, and for one card and model how fast."""
 
     name: str
@@ -164,7 +164,7 @@ class Target(Record, frozen=True):
     model: str | None = None
 
 
-class LaunchSpec(Record, frozen=True):
+class LaunchSpec(Record, frozen=True, kw_only=True):
     """All that is needed to start an engine, or to speak to one that already runs."""
 
     engine: str
@@ -189,7 +189,7 @@ class LaunchSpec(Record, frozen=True):
 # ---------------------------------------------------------------- what Locust is told and writes
 
 
-class LoadJob(Record, frozen=True):
+class LoadJob(Record, frozen=True, kw_only=True):
     """One cell as the Locust process reads it from a JSON file."""
 
     url: str
@@ -210,7 +210,7 @@ class LoadJob(Record, frozen=True):
     """JSON of `ClientHealth`, written when the load has ended."""
 
 
-class RequestRecord(Record, frozen=True):
+class RequestRecord(Record, frozen=True, kw_only=True):
     """One request as the client saw it; times in seconds on the client's monotonic clock."""
 
     user: int
@@ -252,7 +252,7 @@ class RequestRecord(Record, frozen=True):
         return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
 
 
-class ClientHealth(Record, frozen=True):
+class ClientHealth(Record, frozen=True, kw_only=True):
     """Whether the measuring client was itself the limit, for one cell and over all its processes."""
 
     cpu_ratio: float
@@ -269,7 +269,7 @@ class ClientHealth(Record, frozen=True):
     processes: int = 1
 
 
-class TelemetrySample(Record, frozen=True):
+class TelemetrySample(Record, frozen=True, kw_only=True):
     """One look at the engine's processes and, where there is one, the GPU."""
 
     t_s: float
@@ -286,7 +286,7 @@ class TelemetrySample(Record, frozen=True):
 # ---------------------------------------------------------------- what comes out
 
 
-class Estimate(Record, frozen=True):
+class Estimate(Record, frozen=True, kw_only=True):
     """A value and the interval that holds the true one with `confidence`."""
 
     value: float
@@ -311,7 +311,7 @@ Metric = dict[str, Estimate | None]
 """An estimate by statistic ("p50", "p95"). None where there are too few values for an interval."""
 
 
-class Cell(Record, frozen=True):
+class Cell(Record, frozen=True, kw_only=True):
     """One engine, scenario, number of users and repeat, measured."""
 
     engine: str
@@ -356,7 +356,7 @@ class Outcome(StrEnum):
     HUNG = "hung"
 
 
-class Trial(Record, frozen=True):
+class Trial(Record, frozen=True, kw_only=True):
     """One candidate of a search: what was asked, what came of it."""
 
     number: int
@@ -383,7 +383,7 @@ class Verdict(StrEnum):
     UNDECIDED = "UNDECIDED"
 
 
-class Comparison(Record, frozen=True):
+class Comparison(Record, frozen=True, kw_only=True):
     """Candidate against baseline on one metric at one load; a ratio over 1 is a faster candidate."""
 
     scenario: str
@@ -407,7 +407,7 @@ class Comparison(Record, frozen=True):
     reason: str = ""
 
 
-class EngineFacts(Record, frozen=True):
+class EngineFacts(Record, frozen=True, kw_only=True):
     """Which server stood on one side of a run, as it was really started."""
 
     role: str
@@ -428,7 +428,7 @@ class EngineFacts(Record, frozen=True):
     launch_s: float | None = None
 
 
-class Host(Record, frozen=True):
+class Host(Record, frozen=True, kw_only=True):
     """The machine, as far as it bears on the figures."""
 
     cpu: str
@@ -441,7 +441,7 @@ class Host(Record, frozen=True):
     gpu_driver: str | None = None
 
 
-class Preset(Record, frozen=True):
+class Preset(Record, frozen=True, kw_only=True):
     """Settings that won a search, and where that is known from: presets/<gpu>/<model>.toml."""
 
     gpu: str
@@ -467,7 +467,7 @@ class RunState(StrEnum):
     FAILED = "FAILED"
 
 
-class Run(Record, frozen=True):
+class Run(Record, frozen=True, kw_only=True):
     """run.json: everything about a run but its cells and trials."""
 
     version: int
