@@ -1,0 +1,167 @@
+"""TOML files into records; every message names the file and the key.
+
+The files: `gpus.toml` and `targets.toml` beside this module, scenarios/*.toml, and presets, which lie
+either in `presets/` beside this module (published) or in the results folder (found by `harness tune`).
+"""
+
+import difflib
+import importlib.util
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import tomli_w
+
+from harness.errors import ConfigInvalid, UsageError
+from harness.records import GpuProfile, Preset, Scenario, Target
+
+HERE = Path(__file__).parent
+T = TypeVar("T")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file as nested dicts. Raises: ConfigInvalid where it is missing or is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigInvalid(f"{path}: cannot be read: {error.strerror}", hint="check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"{path}: not valid TOML: {error}", hint="mend the line it names") from error
+
+
+def convert(raw: object, kind: type[T], *, path: Path) -> T:
+    """`raw` as a record of `kind`. Raises: ConfigInvalid naming file and key."""
+    try:
+        return msgspec.convert(raw, kind, strict=True)
+    except msgspec.ValidationError as error:
+        text, _, where = str(error).partition(" - at `$")
+        key = where.rstrip("`").lstrip(".") or "top level"
+        raise ConfigInvalid(f"{path}: {key}: {text}", hint=f"see the fields of {kind.__name__}") from error
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not in a list: says the closest one and the whole list."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return UsageError(f"no {what} is called {name!r}", hint=f"{meant}known: {', '.join(names)}")
+
+
+# ---------------------------------------------------------------- cards and targets
+
+
+def gpu_profiles(path: Path = HERE / "gpus.toml") -> dict[str, GpuProfile]:
+    """All cards by name."""
+    tables = read_toml(path)
+    return {name: convert({"name": name, **table}, GpuProfile, path=path) for name, table in tables.items()}
+
+
+def gpu_profile(name: str) -> GpuProfile:
+    """The card called `name`. Raises: UsageError with the list of known ones."""
+    profiles = gpu_profiles()
+    if name not in profiles:
+        raise unknown_name("GPU profile", name, profiles)
+    return profiles[name]
+
+
+def profile_of_card(nvml_name: str) -> GpuProfile:
+    """The profile whose `nvml_names` has this card. Raises: UsageError where none has."""
+    profiles = gpu_profiles()
+    for profile in profiles.values():
+        if nvml_name.casefold() in (known.casefold() for known in profile.nvml_names):
+            return profile
+    raise UsageError(
+        f"this machine's card, {nvml_name!r}, has no profile",
+        hint=f"name the nearest one with --gpu: {', '.join(sorted(profiles))}",
+    )
+
+
+def targets(path: Path = HERE / "targets.toml") -> tuple[Target, ...]:
+    """All rows of targets.toml, in the order of the file."""
+    raw = read_toml(path)
+    return convert(raw.get("target", []), tuple[Target, ...], path=path)
+
+
+# ---------------------------------------------------------------- scenarios
+
+
+def scenario_folder() -> Path:
+    """Where scenarios/ lies; the package is located, never imported (it would bring Locust along)."""
+    spec = importlib.util.find_spec("scenarios")
+    if spec is None or spec.origin is None:
+        raise UsageError(
+            "the folder scenarios/ is not installed", hint="install the project again: make venv"
+        )
+    return Path(spec.origin).parent
+
+
+def scenario(name: str, *, is_cpu: bool) -> Scenario:
+    """The scenario called `name`, or the one in a TOML file; `[cpu]` replaces keys where there is no GPU."""
+    folder = scenario_folder()
+    if name.endswith(".toml"):
+        path = Path(name)
+    else:
+        known = {file.stem for file in folder.glob("*.toml")}
+        if name not in known:
+            raise unknown_name("scenario", name, known)
+        path = folder / f"{name}.toml"
+    raw = read_toml(path)
+    small = raw.pop("cpu", {})
+    if not isinstance(small, dict):
+        raise ConfigInvalid(f"{path}: cpu: must be a table", hint="write [cpu.workload] or [cpu.load]")
+    found = convert(merged(raw, small) if is_cpu else raw, Scenario, path=path)
+    load = found.load
+    if not load.users or min(load.users) < 1:
+        raise ConfigInvalid(
+            f"{path}: load.users: must be a list of counts of at least 1", hint="users = [1, 5]"
+        )
+    if load.requests_per_user < 1 or load.min_s < 0 or load.max_s < load.min_s:
+        raise ConfigInvalid(
+            f"{path}: load: needs requests_per_user >= 1 and 0 <= min_s <= max_s", hint="mend these keys"
+        )
+    if found.workload.output_tokens < 1 or found.workload.prompt_words < 1:
+        raise ConfigInvalid(
+            f"{path}: workload: needs prompt_words and output_tokens >= 1", hint="mend these keys"
+        )
+    return found
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `over` laid upon it, tables within tables."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
+# ---------------------------------------------------------------- presets
+
+
+def preset_path(results: Path, *, gpu: str, model: str) -> Path:
+    """Where `harness tune` writes the preset of this card and model."""
+    return results / "presets" / gpu / f"{model}.toml"
+
+
+def find_preset(results: Path, *, gpu: str, model: str) -> tuple[Path, Preset] | None:
+    """The user's own preset if there is one, else the published one. None: neither."""
+    for path in (preset_path(results, gpu=gpu, model=model), HERE / "presets" / gpu / f"{model}.toml"):
+        if path.exists():
+            return path, read_preset(path)
+    return None
+
+
+def read_preset(path: Path) -> Preset:
+    """Raises: ConfigInvalid naming file and key."""
+    return convert(read_toml(path), Preset, path=path)
+
+
+def write_preset(preset: Preset, path: Path) -> None:
+    """Replaces the file at once, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    raw = {key: value for key, value in msgspec.to_builtins(preset).items() if value is not None}
+    draft.write_text(tomli_w.dumps(raw), encoding="utf-8")
+    draft.replace(path)

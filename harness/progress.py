@@ -1,0 +1,55 @@
+"""How far a run is and how long it will still take, said after each step."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+Say = Callable[[str], None]
+
+
+def clock_text(seconds: float) -> str:
+    """Minutes and seconds for people: 4 min 05 s, 38 s."""
+    whole = max(round(seconds), 0)
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+class Progress:
+    """A list of steps, each with an expected time that is corrected by what steps of its kind really took.
+
+    Args:  steps: (kind, expected seconds) in any order. say: takes one line without its end.
+    """
+
+    def __init__(
+        self, steps: Iterable[tuple[str, float]], *, say: Say, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._say, self._now = say, now
+        self._left: list[tuple[str, float]] = list(steps)
+        self._seen: dict[str, list[float]] = defaultdict(list)
+        self._since = now()
+
+    def left_s(self) -> float:
+        """Expected seconds until the last step has ended."""
+        total = 0.0
+        for kind, expected_s in self._left:
+            seen = self._seen.get(kind)
+            total += sum(seen) / len(seen) if seen else expected_s
+        return total
+
+    def note(self, text: str) -> None:
+        """Says something without ending a step."""
+        self._say(text)
+
+    def done(self, kind: str, text: str) -> None:
+        """One step of this kind has ended: says `text` and the time left."""
+        now = self._now()
+        self._seen[kind].append(now - self._since)
+        self._since = now
+        self.skip(kind)
+        self._say(f"{text}  [{clock_text(self.left_s())} left]" if self._left else text)
+
+    def skip(self, kind: str) -> None:
+        """One step of this kind will not come."""
+        for place, (planned, _) in enumerate(self._left):
+            if planned == kind:
+                del self._left[place]
+                return

@@ -1,0 +1,140 @@
+"""The records of one cell into its figures, and whether these may be trusted."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from harness.records import CellState, ClientHealth, Estimate, Metric, Record, RequestRecord
+from harness.stats import frame
+from harness.stats.estimate import clustered_quantile, quantile, rate
+from harness.stats.window import Window, steady_window
+
+MAX_FAILURE_RATIO = 0.01
+MAX_CLIENT_CPU_RATIO = 0.9
+"""Of one core, for the busiest client process: above this its own queue is in every figure."""
+MAX_LAG_SHARE = 0.1
+"""How late the client may wake up at the median, as a share of the shortest time that it reports."""
+
+STATISTICS = {"p50": 0.50, "p95": 0.95}
+
+
+class Figures(Record, frozen=True, kw_only=True):
+    """What the records of one cell say; fields as in `records.Cell`."""
+
+    state: CellState
+    reasons: tuple[str, ...]
+    requests: int
+    failures: int
+    window_s: float | None
+    ttft_s: Metric
+    itl_s: Metric
+    tpot_s: Metric
+    e2e_s: Metric
+    output_tok_s: Estimate | None
+    prompt_tokens_mean: float | None
+    output_tokens_mean: float | None
+
+
+def figures(records: Sequence[RequestRecord], *, health: ClientHealth | None, users: int) -> Figures:
+    """The figures of one cell.
+
+    Latencies are of the requests that were sent inside the steady window and ended well, however late: leaving out
+    those that end after it would leave out the slow ones. Throughput counts the tokens that arrived inside it.
+
+    Args:  records: of one cell, warm-up included (it is left out here). health: None where the client left none.
+    """
+    table = frame.requests(records)
+    good = table[table["is_ok"]]
+    failures = len(table) - len(good)
+    window = steady_window(table, users=users)
+    inside = records if window is None else [r for r in records if window.start_s <= r.sent_s <= window.end_s]
+    sent = frame.requests(inside)
+    sent = sent[sent["is_ok"]]
+    gaps = frame.token_gaps(inside)
+    itl_s: Metric = (
+        {name: clustered_quantile(gaps, q, unit="s") for name, q in STATISTICS.items()} if gaps else {}
+    )
+    throughput = throughput_tok_s(records, window)
+    ttft_s, tpot_s, e2e_s = (metric(sent[name]) for name in ("ttft_s", "tpot_s", "e2e_s"))
+    state, reasons = judge(
+        table, health=health, window=window, throughput=throughput, shortest_s=shortest_time_s(sent, gaps)
+    )
+    return Figures(
+        state=state,
+        reasons=reasons,
+        requests=len(good),
+        failures=failures,
+        window_s=None if window is None else window.length_s,
+        ttft_s=ttft_s,
+        itl_s=itl_s,
+        tpot_s=tpot_s,
+        e2e_s=e2e_s,
+        output_tok_s=throughput,
+        prompt_tokens_mean=mean(good["prompt_tokens"]),
+        output_tokens_mean=mean(good["output_tokens"]),
+    )
+
+
+def metric(values: "pd.Series[float]") -> Metric:
+    """All statistics of one latency in seconds; empty where the cell has no such latency."""
+    found = values.dropna().to_numpy()
+    return {name: quantile(found, q, unit="s") for name, q in STATISTICS.items()} if len(found) else {}
+
+
+def mean(values: "pd.Series[float]") -> float | None:
+    """None where the server counted nothing."""
+    found = values.dropna()
+    return float(found.mean()) if len(found) else None
+
+
+def throughput_tok_s(records: Sequence[RequestRecord], window: Window | None) -> Estimate | None:
+    """Output tokens per second of the whole level inside the window; None without one."""
+    if window is None:
+        return None
+    times_s, tokens = frame.token_times(records)
+    return rate(times_s, tokens, start_s=window.start_s, end_s=window.end_s, unit="tok/s")
+
+
+def shortest_time_s(sent: pd.DataFrame, gaps: Sequence[np.ndarray]) -> float | None:
+    """The smallest of the medians that this cell reports: what a late client would falsify first."""
+    medians = [float(sent[name].median()) for name in ("ttft_s", "e2e_s") if sent[name].notna().any()]
+    if gaps:
+        medians.append(float(np.median(np.concatenate(gaps))))
+    return min(medians) if medians else None
+
+
+def judge(
+    table: pd.DataFrame,
+    *,
+    health: ClientHealth | None,
+    window: Window | None,
+    throughput: Estimate | None,
+    shortest_s: float | None,
+) -> tuple[CellState, tuple[str, ...]]:
+    """The state of a cell with every reason that speaks against it."""
+    if table.empty:
+        return CellState.FAILED, ("no request was sent",)
+    failed = int((~table["is_ok"]).sum())
+    if failed == len(table):
+        return CellState.FAILED, (f"all {failed} requests failed",)
+    reasons = []
+    if failed / len(table) > MAX_FAILURE_RATIO:
+        reasons.append(f"{failed} of {len(table)} requests failed, over {MAX_FAILURE_RATIO:.0%}")
+    if window is None:
+        reasons.append("the number of users was never held")
+    elif throughput is None:
+        reasons.append(f"the number of users was held for only {window.length_s:.2f} s, under 1 s")
+    if table.loc[table["is_ok"], "output_tokens"].isna().any():
+        reasons.append("the server did not say how many tokens it generated")
+    if health is None:
+        reasons.append("the client left no account of itself")
+    else:
+        if health.cpu_ratio > MAX_CLIENT_CPU_RATIO:
+            reasons.append(f"the client was the limit: it used {health.cpu_ratio:.0%} of a core")
+        if shortest_s is not None and health.lag_p50_s > MAX_LAG_SHARE * shortest_s:
+            reasons.append(
+                f"the client was the limit: it woke {health.lag_p50_s * 1e3:.1f} ms late at the median, "
+                f"over {MAX_LAG_SHARE:.0%} of the {shortest_s * 1e3:.1f} ms that it reports"
+            )
+    return (CellState.INVALID if reasons else CellState.MEASURED), tuple(reasons)

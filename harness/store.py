@@ -1,0 +1,154 @@
+"""A run on disk: results/<run>/{run.json, cells.jsonl, trials.jsonl, requests/, telemetry/, engine-*.log}.
+
+Every cell and trial is appended as it ends, so that whatever ends a run loses at most the cell in work.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from harness.errors import ResultsUnreadable, UsageError
+from harness.records import Cell, Record, Run, TelemetrySample, Trial
+
+# The history of RESULTS_VERSION; raise it when old figures stop being comparable or readable.
+#   1  2026-11  first layout
+RESULTS_VERSION = 1
+
+R = TypeVar("R", bound=Record)
+
+
+class RunFolder:
+    """The files of one run. Writers append whole lines; readers drop a last line that was cut off."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def id(self) -> str:
+        """The folder's name is the run's id."""
+        return self.path.name
+
+    def create(self) -> "RunFolder":
+        """Makes the folder. Raises: UsageError where it cannot be written."""
+        try:
+            (self.path / "requests").mkdir(parents=True)
+            (self.path / "telemetry").mkdir()
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to {self.path}: {error.strerror}", hint="choose another folder with --results"
+            ) from error
+        return self
+
+    def write_run(self, run: Run) -> None:
+        """Replaces run.json at once."""
+        draft = self.path / "run.json.tmp"
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
+        draft.replace(self.path / "run.json")
+
+    def append_cell(self, cell: Cell) -> None:
+        """Adds one cell to cells.jsonl, on disk before this returns."""
+        append(self.path / "cells.jsonl", cell)
+
+    def append_trial(self, trial: Trial) -> None:
+        """Adds one trial to trials.jsonl, on disk before this returns."""
+        append(self.path / "trials.jsonl", trial)
+
+    def write_telemetry(self, name: str, samples: Iterable[TelemetrySample]) -> None:
+        """telemetry/<name>.jsonl, one sample a line."""
+        body = b"".join(msgspec.json.encode(sample) + b"\n" for sample in samples)
+        (self.path / "telemetry" / f"{name}.jsonl").write_bytes(body)
+
+    def run(self) -> Run:
+        """Raises: ResultsUnreadable where run.json is missing, damaged or of another version."""
+        path = self.path / "run.json"
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise ResultsUnreadable(
+                f"{path}: cannot be read: {error.strerror}", hint="name a folder that `harness` wrote"
+            ) from error
+        try:
+            version = msgspec.json.decode(raw, type=dict[str, object]).get("version")
+            if version == RESULTS_VERSION:
+                return msgspec.json.decode(raw, type=Run)
+        except msgspec.DecodeError as error:
+            raise ResultsUnreadable(
+                f"{path}: damaged: {error}", hint="restore it, or measure again"
+            ) from error
+        raise ResultsUnreadable(
+            f"{path}: results of version {version}, this harness reads {RESULTS_VERSION}",
+            hint="read it with the harness that wrote it, or measure again",
+        )
+
+    def cells(self) -> tuple[Cell, ...]:
+        """In the order measured. Raises: ResultsUnreadable."""
+        return lines(self.path / "cells.jsonl", Cell)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """In the order asked. Raises: ResultsUnreadable."""
+        return lines(self.path / "trials.jsonl", Trial)
+
+
+def append(path: Path, record: Record) -> None:
+    """One JSON line, on disk before this returns; half a line that a killed run left is dropped first."""
+    with path.open("ab+") as sink:
+        end = sink.seek(0, os.SEEK_END)
+        if end:
+            sink.seek(0)
+            body = sink.read()
+            if not body.endswith(b"\n"):
+                sink.truncate(body.rfind(b"\n") + 1)
+        sink.write(msgspec.json.encode(record) + b"\n")
+        sink.flush()
+        os.fsync(sink.fileno())
+
+
+def lines(path: Path, kind: type[R]) -> tuple[R, ...]:
+    """All whole lines of a JSONL file as records; none where there is no file."""
+    if not path.exists():
+        return ()
+    body = path.read_bytes()
+    whole = body[: body.rfind(b"\n") + 1]
+    decoder = msgspec.json.Decoder(kind)
+    out = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            out.append(decoder.decode(line))
+        except msgspec.DecodeError as error:
+            raise ResultsUnreadable(
+                f"{path}:{number}: damaged: {error}", hint="remove the line, or measure again"
+            ) from error
+    return tuple(out)
+
+
+def find_run(results: Path, name: str) -> RunFolder:
+    """The run called `name`, given as id, unique start of an id, or folder. Raises: UsageError."""
+    if (results / name / "run.json").exists() and name not in {"", ".", ".."}:
+        return RunFolder(results / name)
+    if Path(name, "run.json").exists():
+        return RunFolder(Path(name))
+    known = sorted(file.parent.name for file in results.glob("*/run.json"))
+    started = [run for run in known if name and run.startswith(name)]
+    if len(started) == 1:
+        return RunFolder(results / started[0])
+    if started:
+        raise UsageError(f"{name!r} begins {len(started)} runs", hint=f"which one? {', '.join(started[:9])}")
+    raise UsageError(
+        f"no run called {name!r} in {results}/",
+        hint=f"the newest are {', '.join(known[-5:])}" if known else "there are no runs yet",
+    )
+
+
+def new_run_id(results: Path, *, kind: str, model: str, gpu: str, stamp: str) -> str:
+    """The id "<stamp>-<kind>-<model>-<gpu>", with a counter where that exists already."""
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{stamp}-{kind}-{model}-{gpu}")
+    taken = 1
+    run_id = base
+    while (results / run_id).exists():
+        taken += 1
+        run_id = f"{base}-{taken}"
+    return run_id
