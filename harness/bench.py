@@ -183,8 +183,8 @@ class Bench:
 
     def cell(self, scenario: Scenario, *, users: int, repeat: int, has_warmup: bool) -> Cell:
         """Measures, writes and says one cell."""
-        name = f"{self.facts.role.replace(' ', '-')}-{scenario.name}-{users}-{repeat}"
         folder = self._recording.folder
+        name = folder.free_name(f"{self.facts.role.replace(' ', '-')}-{scenario.name}-{users}-{repeat}")
         requests_file = f"requests/{name}.jsonl"
         job = LoadJob(
             url=self.engine.url,

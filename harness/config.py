@@ -91,9 +91,7 @@ def scenario_folder() -> Path:
     """Where scenarios/ lies; the package is located, never imported (it would bring Locust along)."""
     spec = importlib.util.find_spec("scenarios")
     if spec is None or spec.origin is None:
-        raise UsageError(
-            "the folder scenarios/ is not installed", hint="install the project again: make venv"
-        )
+        raise UsageError("the folder scenarios/ is not installed", hint="install the project again: make venv")
     return Path(spec.origin).parent
 
 
@@ -114,17 +112,13 @@ def scenario(name: str, *, is_cpu: bool) -> Scenario:
     found = convert(merged(raw, small) if is_cpu else raw, Scenario, path=path)
     load = found.load
     if not load.users or min(load.users) < 1:
-        raise ConfigInvalid(
-            f"{path}: load.users: must be a list of counts of at least 1", hint="users = [1, 5]"
-        )
+        raise ConfigInvalid(f"{path}: load.users: must be a list of counts of at least 1", hint="users = [1, 5]")
     if load.requests_per_user < 1 or load.min_s < 0 or load.max_s < load.min_s:
         raise ConfigInvalid(
             f"{path}: load: needs requests_per_user >= 1 and 0 <= min_s <= max_s", hint="mend these keys"
         )
     if found.workload.output_tokens < 1 or found.workload.prompt_words < 1:
-        raise ConfigInvalid(
-            f"{path}: workload: needs prompt_words and output_tokens >= 1", hint="mend these keys"
-        )
+        raise ConfigInvalid(f"{path}: workload: needs prompt_words and output_tokens >= 1", hint="mend these keys")
     return found
 
 

@@ -81,9 +81,7 @@ class EngineContextTooLong(EngineError):
     `fits` is the longest context in tokens that the engine said would do; None where it did not.
     """
 
-    def __init__(
-        self, message: str, *, hint: str = "", log: Path | None = None, fits: int | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", log: Path | None = None, fits: int | None = None) -> None:
         super().__init__(message, hint=hint, log=log)
         self.fits = fits
 

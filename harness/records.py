@@ -27,6 +27,11 @@ class SearchSpace(Record, frozen=True, kw_only=True):
     max_num_batched_tokens: tuple[int, ...]
     max_num_seqs: tuple[int, ...]
     max_model_len: tuple[int, ...]
+    users: tuple[int, ...] = (1, 5, 10, 50, 100)
+    """Levels that each candidate is measured at."""
+    repeats: int = 3
+    trials: int = 12
+    """Candidates besides the baseline, where the command line names neither trials nor a budget."""
 
 
 class GpuProfile(Record, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ MAX_REFUSALS = 500
 """Proposals in a row that may be refused before the rest of the space is walked through in order."""
 
 
-class Exhausted(Exception):  # noqa: N818  an outcome of the search, not an error of anybody
+class Exhausted(Exception):
     """Every candidate of the space is tried or known not to fit."""
 
 
@@ -31,9 +31,7 @@ class Search:
            model_max_len: the model's own limit.
     """
 
-    def __init__(
-        self, folder: Path, space: SearchSpace, *, seed: int, needed_tokens: int, model_max_len: int
-    ) -> None:
+    def __init__(self, folder: Path, space: SearchSpace, *, seed: int, needed_tokens: int, model_max_len: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("optuna").propagate = False
         self._space = space

@@ -18,6 +18,9 @@ from harness.records import Cell, Record, Run, TelemetrySample, Trial
 #   1  2026-11  first layout
 RESULTS_VERSION = 1
 
+CUT_OFF = ", cut off"
+"""Behind the role of cells whose trial did not end."""
+
 R = TypeVar("R", bound=Record)
 
 
@@ -57,6 +60,14 @@ class RunFolder:
         """Adds one trial to trials.jsonl, on disk before this returns."""
         append(self.path / "trials.jsonl", trial)
 
+    def free_name(self, name: str) -> str:
+        """`name`, with a counter where a cell of this name has files already (its trial was cut off)."""
+        tries, free = 1, name
+        while (self.path / "requests" / f"{free}.jsonl").exists():
+            tries += 1
+            free = f"{name}-try{tries}"
+        return free
+
     def write_telemetry(self, name: str, samples: Iterable[TelemetrySample]) -> None:
         """telemetry/<name>.jsonl, one sample a line."""
         body = b"".join(msgspec.json.encode(sample) + b"\n" for sample in samples)
@@ -76,9 +87,7 @@ class RunFolder:
             if version == RESULTS_VERSION:
                 return msgspec.json.decode(raw, type=Run)
         except msgspec.DecodeError as error:
-            raise ResultsUnreadable(
-                f"{path}: damaged: {error}", hint="restore it, or measure again"
-            ) from error
+            raise ResultsUnreadable(f"{path}: damaged: {error}", hint="restore it, or measure again") from error
         raise ResultsUnreadable(
             f"{path}: results of version {version}, this harness reads {RESULTS_VERSION}",
             hint="read it with the harness that wrote it, or measure again",
@@ -87,6 +96,20 @@ class RunFolder:
     def cells(self) -> tuple[Cell, ...]:
         """In the order measured. Raises: ResultsUnreadable."""
         return lines(self.path / "cells.jsonl", Cell)
+
+    def set_aside_cells(self, *, whole_roles: Iterable[str]) -> None:
+        """Renames the role of cells that belong to none of `whole_roles`: their trial was cut off."""
+        kept = set(whole_roles)
+        path = self.path / "cells.jsonl"
+        cells = [
+            cell
+            if cell.role in kept or cell.role.endswith(CUT_OFF)
+            else msgspec.structs.replace(cell, role=cell.role + CUT_OFF)
+            for cell in self.cells()
+        ]
+        draft = path.with_suffix(".tmp")
+        draft.write_bytes(b"".join(msgspec.json.encode(cell) + b"\n" for cell in cells))
+        draft.replace(path)
 
     def trials(self) -> tuple[Trial, ...]:
         """In the order asked. Raises: ResultsUnreadable."""

@@ -38,9 +38,7 @@ def quantile(values: np.ndarray, q: float, *, unit: str) -> Estimate | None:
     )
 
 
-def clustered_quantile(
-    groups: Sequence[np.ndarray], q: float, *, unit: str, seed: int = 0
-) -> Estimate | None:
+def clustered_quantile(groups: Sequence[np.ndarray], q: float, *, unit: str, seed: int = 0) -> Estimate | None:
     """The quantile of all values together, its interval by resampling whole groups.
 
     Gaps between tokens of one answer resemble each other, so the answers are resampled, not the gaps.
@@ -72,9 +70,7 @@ def clustered_quantile(
     )
 
 
-def rate(
-    times_s: np.ndarray, amounts: np.ndarray, *, start_s: float, end_s: float, unit: str
-) -> Estimate | None:
+def rate(times_s: np.ndarray, amounts: np.ndarray, *, start_s: float, end_s: float, unit: str) -> Estimate | None:
     """Amount per second in a window, its interval by batch means over ten equal slices.
 
     Slices are longer than a token gap, and so nearly independent; see Law, Simulation Modeling, 9.5.
@@ -88,9 +84,7 @@ def rate(
     per_s = sums * slices / (end_s - start_s)
     mean = float(per_s.mean())
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, slices - 1) * per_s.std(ddof=1) / math.sqrt(slices))
-    return Estimate(
-        value=mean, low=max(mean - half, 0.0), high=mean + half, confidence=CONFIDENCE, n=slices, unit=unit
-    )
+    return Estimate(value=mean, low=max(mean - half, 0.0), high=mean + half, confidence=CONFIDENCE, n=slices, unit=unit)
 
 
 def ratio(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Estimate | None:

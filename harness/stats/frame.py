@@ -27,7 +27,7 @@ def requests(records: Sequence[RequestRecord]) -> pd.DataFrame:
         for r in records
         if not r.is_warmup
     ]
-    numbers = {name: "float64" for name in COLUMNS[1:-1]}
+    numbers = dict.fromkeys(COLUMNS[1:-1], "float64")
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"user": "int64", **numbers, "is_ok": "bool"})
 
 
@@ -41,10 +41,7 @@ def token_times(records: Sequence[RequestRecord]) -> tuple[np.ndarray, np.ndarra
     for record in records:
         if record.is_warmup or record.error is not None or not record.output_tokens:
             continue
-        if record.chunks_s:
-            at = np.asarray(record.chunks_s)
-        else:
-            at = np.linspace(record.sent_s, record.end_s, 101)[1:]
+        at = np.asarray(record.chunks_s) if record.chunks_s else np.linspace(record.sent_s, record.end_s, 101)[1:]
         times.append(at)
         weights.append(np.full(len(at), record.output_tokens / len(at)))
     return np.concatenate(times), np.concatenate(weights)
@@ -54,12 +51,7 @@ def token_gaps(records: Sequence[RequestRecord]) -> list[np.ndarray]:
     """Seconds between tokens, one array per streamed request; a chunk of k tokens counts as k equal gaps' mean."""
     gaps = []
     for record in records:
-        if (
-            record.is_warmup
-            or record.error is not None
-            or len(record.chunks_s) < 2
-            or not record.output_tokens
-        ):
+        if record.is_warmup or record.error is not None or len(record.chunks_s) < 2 or not record.output_tokens:
             continue
         tokens_per_chunk = max(1.0, record.output_tokens / len(record.chunks_s))
         gaps.append(np.diff(np.asarray(record.chunks_s)) / tokens_per_chunk)

@@ -52,9 +52,7 @@ def figures(records: Sequence[RequestRecord], *, health: ClientHealth | None, us
     sent = frame.requests(inside)
     sent = sent[sent["is_ok"]]
     gaps = frame.token_gaps(inside)
-    itl_s: Metric = (
-        {name: clustered_quantile(gaps, q, unit="s") for name, q in STATISTICS.items()} if gaps else {}
-    )
+    itl_s: Metric = {name: clustered_quantile(gaps, q, unit="s") for name, q in STATISTICS.items()} if gaps else {}
     throughput = throughput_tok_s(records, window)
     ttft_s, tpot_s, e2e_s = (metric(sent[name]) for name in ("ttft_s", "tpot_s", "e2e_s"))
     state, reasons = judge(

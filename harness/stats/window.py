@@ -32,9 +32,7 @@ def steady_window(requests: pd.DataFrame, *, users: int, share: float = 0.95) ->
         return None
     spans = requests.groupby("user").agg(first=("sent_s", "min"), last=("end_s", "max"))
     needed = math.ceil(share * users)
-    changes = sorted(
-        [(t, 1) for t in spans["first"]] + [(t, -1) for t in spans["last"]], key=lambda c: (c[0], -c[1])
-    )
+    changes = sorted([(t, 1) for t in spans["first"]] + [(t, -1) for t in spans["last"]], key=lambda c: (c[0], -c[1]))
     best: Window | None = None
     at_work, since = 0, None
     for time_s, change in changes:

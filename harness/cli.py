@@ -1,0 +1,636 @@
+"""The commands: parse, call, print, exit code. No arithmetic, no files."""
+
+import contextlib
+import json
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+import msgspec
+
+from harness import __version__, bench, compare, config, doctor, engines, models, report, store, telemetry, tune
+from harness.errors import EngineError, HarnessError, MeasurementInvalid, UsageError
+from harness.records import (
+    Cell,
+    CellState,
+    Flags,
+    GpuProfile,
+    LaunchSpec,
+    ModelFiles,
+    Preset,
+    Run,
+    Scenario,
+)
+from harness.report import text
+from harness.store import RunFolder
+
+TARGET_MISSED = 10
+INTERRUPTED = 130
+BUG = 1
+
+COMPARE_SCENARIOS = ("sequential", "concurrent", "streaming")
+BASELINES = ("ollama", "llamacpp", "vllm")
+ENGINES = ("vllm", "ollama", "llamacpp", "reference")
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+# ---------------------------------------------------------------- what all commands share
+
+
+def say(line: str) -> None:
+    """Progress and hints go to stderr; stdout is for the result alone."""
+    click.echo(line, err=True)
+
+
+def answer(document: object) -> None:
+    """The one JSON document of `--json`."""
+    click.echo(json.dumps(msgspec.to_builtins(document), ensure_ascii=False, indent=2))
+
+
+class Users(click.ParamType[tuple[int, ...]]):
+    """1,5,10: levels of concurrent users."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Ascending, without doubles."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            levels = sorted({int(part) for part in str(value).split(",")})
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 1,5,10", param, ctx)
+        if levels[0] < 1 or levels[-1] > 10_000:
+            self.fail(f"{value!r}: users go from 1 to 10000", param, ctx)
+        return tuple(levels)
+
+
+class Duration(click.ParamType[float]):
+    """45m, 90s, 2h, or 1h30m, in seconds."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        if isinstance(value, float):
+            return value
+        parts = DURATION.findall(str(value))
+        if not parts or "".join(number + unit for number, unit in parts) != value:
+            self.fail(f"{value!r} is not a duration such as 45m, 90s or 1h30m", param, ctx)
+        return sum(float(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in parts)
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+
+    def decorate(command: F) -> F:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+output_options = options(
+    click.option("--json", "is_json", is_flag=True, help="Print one JSON document on stdout and nothing else there."),
+    click.option(
+        "--results",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("results"),
+        show_default=True,
+        help="Folder that runs are kept in.",
+    ),
+)
+machine_options = options(
+    click.option("--gpu", help="Card profile of gpus.toml. Default: the card that NVML sees, else the CPU profile."),
+    click.option("--model", "model_name", help="Model of the registry (harness models list). Default: the profile's."),
+    click.option("--vllm-python", help="Python interpreter that has vLLM. Default: found by probing."),
+)
+load_options = options(
+    click.option("--users", type=Users(), help="Levels of concurrent users. Default: the scenario's ladder."),
+    click.option("--repeats", type=click.IntRange(1, 100), help="How often each level is measured."),
+    click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of prompts and search."),
+)
+reports_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("reports"),
+    show_default=True,
+    help="Folder that the HTML report is written to.",
+)
+
+
+def profile_for(name: str | None) -> GpuProfile:
+    """The card named, else the one that NVML sees, else the CPU; what was chosen without being named is said."""
+    if name is not None:
+        return config.gpu_profile(name)
+    gpu = telemetry.open_gpu()
+    if gpu is None:
+        say("no GPU found: using the CPU profile; its figures say nothing about a GPU")
+        return config.gpu_profile("cpu")
+    with gpu:
+        profile = config.profile_of_card(gpu.name)
+    say(f"found {profile.title}")
+    return profile
+
+
+def files_for(model: str, *, vllm_python: str | None, needs_vllm: bool) -> ModelFiles:
+    """The model's files, fetched where they are not here."""
+    interpreter = str(engines.find_vllm(vllm_python).python) if needs_vllm else None
+    return models.fetch(model, vllm_python=interpreter, say=say)
+
+
+def write_report(folder: RunFolder, out: Path) -> Path:
+    """The run's page; made from its folder alone."""
+    return report.render(folder.run(), folder.cells(), folder.trials(), out=out)
+
+
+def refuse_if_untrusted(cells: Sequence[Cell]) -> None:
+    """Raises: MeasurementInvalid where not one cell has figures that count."""
+    if cells and all(cell.state != CellState.MEASURED for cell in cells):
+        raise MeasurementInvalid(
+            f"none of {len(cells)} cells can be trusted: {'; '.join(cells[0].reasons)}",
+            hint="run `harness doctor`; the records are kept",
+        )
+
+
+@contextlib.contextmanager
+def noted(folder_of: Callable[[], RunFolder | None]) -> Iterator[None]:
+    """Says where the records lie, whatever ends the command."""
+    try:
+        yield
+    finally:
+        folder = folder_of()
+        if folder is not None:
+            say(f"records: {folder.path}")
+
+
+# ---------------------------------------------------------------- commands
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="harness")
+def cli() -> None:
+    """Find the vllm serve settings that make a model fastest on your GPU, and prove them against Ollama.
+
+    Exit codes: 0 done, target met; 1 a bug of ours; 2 usage or file; 3 engine; 4 figures not to be trusted;
+    5 results unreadable; 10 target missed; 130 interrupted.
+    """
+
+
+@cli.command("doctor")
+@output_options
+@click.option("--gpu", help="Card profile that you are going to measure with.")
+@click.option("--vllm-python", help="Python interpreter that has vLLM. Default: found by probing.")
+@click.option("--ollama-bin", help="Ollama's binary. Default: the one on PATH.")
+def doctor_command(
+    *, is_json: bool, results: Path, gpu: str | None, vllm_python: str | None, ollama_bin: str | None
+) -> int:
+    """Tell whether this machine is fit to measure, and how far the client is off."""
+    del results
+    profile = config.gpu_profile(gpu) if gpu else None
+    found = doctor.findings(profile=profile, vllm_python=vllm_python, ollama_bin=ollama_bin, say=say)
+    code = next((finding.exit_code for finding in found if finding.exit_code), 0)
+    if is_json:
+        answer({"checks": found, "fit": code == 0})
+    else:
+        click.echo("fit to measure" if code == 0 else "not fit to measure: see the checks that failed")
+    return code
+
+
+@cli.group("models")
+def models_group() -> None:
+    """List and fetch models."""
+
+
+@models_group.command("list")
+@output_options
+def models_list(*, is_json: bool, results: Path) -> int:
+    """List the models of the registry under their names on both sides."""
+    del results
+    entries = models.entries()
+    if is_json:
+        answer({"models": [{**msgspec.to_builtins(e), "files": models.files(e.name)} for e in entries.values()]})
+    else:
+        click.echo(text.models_table(list(entries.values())))
+    return 0
+
+
+@models_group.command("fetch")
+@click.argument("name")
+@output_options
+@click.option("--vllm-python", help="Python interpreter that has vLLM; it converts the weights.")
+def models_fetch(*, name: str, is_json: bool, results: Path, vllm_python: str | None) -> int:
+    """Bring a model to this machine, in the forms that the engines want."""
+    del results
+    models.entry(name)
+    interpreter = None
+    with contextlib.suppress(EngineError):
+        interpreter = str(engines.find_vllm(vllm_python).python)
+    found = models.fetch(name, vllm_python=interpreter, say=say)
+    if is_json:
+        answer(found)
+    else:
+        click.echo(f"{name}: {found.vllm_source or 'not for vLLM yet'}; {found.gguf_path or found.ollama_tag}")
+    return 0
+
+
+@cli.command("bench")
+@output_options
+@machine_options
+@load_options
+@click.option("--engine", type=click.Choice(ENGINES), help="Engine to launch.")
+@click.option("--url", help="A server that already runs; nothing is launched or stopped.")
+@click.option(
+    "--api", type=click.Choice(["openai", "ollama"]), help="With --url: its API. Default: asked of the server."
+)
+@click.option("--scenario", "scenario_name", default="concurrent", show_default=True, help="Name or TOML file.")
+@click.option("--ollama-bin", help="Ollama's binary. Default: the one on PATH.")
+@click.option("--slots", type=click.IntRange(1), default=1, show_default=True, help="Slots of llama.cpp and Ollama.")
+@click.option("--flag", "flag_words", multiple=True, metavar="NAME=VALUE", help="A flag for the engine; repeatable.")
+def bench_command(
+    *,
+    is_json: bool,
+    results: Path,
+    gpu: str | None,
+    model_name: str | None,
+    vllm_python: str | None,
+    users: tuple[int, ...] | None,
+    repeats: int | None,
+    seed: int,
+    engine: str | None,
+    url: str | None,
+    api: str | None,
+    scenario_name: str,
+    ollama_bin: str | None,
+    slots: int,
+    flag_words: tuple[str, ...],
+) -> int:
+    """Measure one engine under one scenario."""
+    if (engine is None) == (url is None):
+        raise UsageError("name either --engine or --url", hint="harness bench --engine vllm --model smollm2-135m")
+    if url is not None and model_name is None:
+        raise UsageError("--url needs --model: the id to ask that server for", hint="curl URL/v1/models lists them")
+    if api is not None and url is None:
+        raise UsageError("--api belongs to --url", hint="leave it out: --engine knows its API")
+    profile = profile_for(gpu)
+    name = model_name or ("reference" if engine == "reference" else profile.default_model)
+    flags = parsed_flags(flag_words)
+    programs = {"vllm": vllm_python, "ollama": ollama_bin}
+    if url is not None:
+        spec = LaunchSpec(engine="url", model=name, source=name, url=url, api=api)
+    elif engine == "reference":
+        spec = LaunchSpec(engine=engine, model=name, flags=flags)
+    else:
+        assert engine is not None
+        spec = spec_for(engine, name, profile=profile, flags=flags, program=programs.get(engine), slots=slots)
+    scenario = config.scenario(scenario_name, is_cpu=profile.is_cpu)
+    folder, cells = bench.run(
+        spec,
+        scenario,
+        users=users or scenario.load.users,
+        repeats=repeats or 1,
+        results=results,
+        gpu=profile.name,
+        seed=seed,
+        say=say,
+    )
+    if is_json:
+        answer({"run": folder.id, "cells": [cell_answer(cell) for cell in cells]})
+    else:
+        click.echo(text.cells_table(cells))
+    say(f"records: {folder.path}")
+    refuse_if_untrusted(cells)
+    return 0
+
+
+@cli.command("tune")
+@output_options
+@machine_options
+@load_options
+@reports_option
+@click.option("--objective", default="balanced", show_default=True, help="balanced, throughput or latency.")
+@click.option("--trials", type=click.IntRange(1), help="Candidates besides the baseline.")
+@click.option("--budget", type=Duration(), help="No trial is begun that would not end within this time: 45m, 2h.")
+@click.option("--scenario", "scenario_name", default="concurrent", show_default=True, help="Name or TOML file.")
+@click.option("--resume", "resumed", metavar="RUN", help="Go on with an interrupted run.")
+def tune_command(
+    *,
+    is_json: bool,
+    results: Path,
+    gpu: str | None,
+    model_name: str | None,
+    vllm_python: str | None,
+    users: tuple[int, ...] | None,
+    repeats: int | None,
+    seed: int,
+    out: Path,
+    objective: str,
+    trials: int | None,
+    budget: float | None,
+    scenario_name: str,
+    resumed: str | None,
+) -> int:
+    """Search the vllm serve settings that are fastest for a model on this card."""
+    if resumed is not None:
+        refuse_with_resume()
+        folder = tune.resume(store.find_run(results, resumed), results=results, trials=trials, budget_s=budget, say=say)
+    else:
+        profile = profile_for(gpu)
+        levels = users or profile.search.users
+        tune.objective_named(objective, levels)
+        name = model_name or profile.default_model
+        entry = models.entry(name)
+        plan = tune.Plan(
+            profile=profile,
+            model=entry,
+            files=files_for(name, vllm_python=vllm_python, needs_vllm=True),
+            scenario=config.scenario(scenario_name, is_cpu=profile.is_cpu),
+            users=levels,
+            repeats=repeats or profile.search.repeats,
+            objective=objective,
+            trials=trials if trials is not None or budget is not None else profile.search.trials,
+            budget_s=budget,
+            vllm_python=str(engines.find_vllm(vllm_python).python),
+            seed=seed,
+        )
+        folder = tune.run(plan, results=results, say=say)
+    page = write_report(folder, out)
+    run, all_trials = folder.run(), folder.trials()
+    preset = run.preset
+    assert preset is not None
+    path = config.preset_path(results, gpu=run.gpu, model=run.model)
+    if is_json:
+        answer(
+            {
+                "run": run.id,
+                "cells": [cell_answer(cell) for cell in folder.cells()],
+                "trials": all_trials,
+                "baseline": {"flags": all_trials[0].flags},
+                "best": {"flags": preset.flags, "is_default": preset.is_default, "objective": preset.ratio},
+                "preset": str(path),
+                "report": str(page),
+            }
+        )
+    else:
+        click.echo(text.trials_table(all_trials))
+        click.echo(text.serve_line(run))
+        click.echo(f"preset: {path}")
+        click.echo(f"report: {page}")
+    refuse_if_untrusted(folder.cells())
+    return 0
+
+
+def refuse_with_resume() -> None:
+    """Raises: UsageError for options that a resumed run already has from its plan."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name is not None
+        and context.get_parameter_source(parameter.name) == click.core.ParameterSource.COMMANDLINE
+    ]
+    clash = [
+        option for option in given if option not in {"--resume", "--trials", "--budget", "--json", "--results", "--out"}
+    ]
+    if clash:
+        raise UsageError(
+            f"--resume goes on with the run's own plan: {', '.join(clash)} cannot be changed",
+            hint="leave them out, or start a new run",
+        )
+
+
+@cli.command("compare")
+@output_options
+@machine_options
+@load_options
+@reports_option
+@click.option("--baseline", type=click.Choice(BASELINES), required=True, help="What to compare with.")
+@click.option(
+    "--candidate",
+    default="vllm",
+    show_default=True,
+    help="vllm (tuned where there is a preset), a preset file, or a run.",
+)
+@click.option("--defaults", is_flag=True, help="Take vLLM's own defaults even where there is a preset.")
+@click.option("--scenario", "scenario_names", multiple=True, help="Name or TOML file; repeatable. Default: all three.")
+@click.option("--ollama-bin", help="Ollama's binary. Default: the one on PATH.")
+@click.option("--ollama-url", help="An Ollama that already runs; nothing is launched or stopped.")
+@click.option("--slots", type=click.IntRange(1), default=1, show_default=True, help="Slots of llama.cpp and Ollama.")
+def compare_command(
+    *,
+    is_json: bool,
+    results: Path,
+    gpu: str | None,
+    model_name: str | None,
+    vllm_python: str | None,
+    users: tuple[int, ...] | None,
+    repeats: int | None,
+    seed: int,
+    out: Path,
+    baseline: str,
+    candidate: str,
+    defaults: bool,
+    scenario_names: tuple[str, ...],
+    ollama_bin: str | None,
+    ollama_url: str | None,
+    slots: int,
+) -> int:
+    """Measure vLLM against Ollama at rising concurrency and judge the targets."""
+    if baseline == "ollama" and ollama_url is None:
+        engines.find_ollama(ollama_bin)
+    profile = profile_for(gpu)
+    preset, tuned_in = chosen_preset(candidate, results=results, profile=profile, model=model_name, defaults=defaults)
+    name = model_name or (preset.model if preset else profile.default_model)
+    if preset is not None and preset.model != name:
+        raise UsageError(f"the preset is for {preset.model}, not {name}", hint="leave --model out")
+    files = files_for(name, vllm_python=vllm_python, needs_vllm=True)
+    loads: dict[str, tuple[Scenario, tuple[int, ...]]] = {}
+    for wanted in scenario_names or COMPARE_SCENARIOS:
+        scenario = config.scenario(wanted, is_cpu=profile.is_cpu)
+        is_ladder = len(scenario.load.users) > 1
+        loads[scenario.name] = (scenario, users if users and is_ladder else scenario.load.users)
+    flags = preset.flags if preset else {}
+    programs = {"vllm": vllm_python, "ollama": ollama_bin}
+    spec = (
+        LaunchSpec(engine="ollama", model=name, source=files.ollama_tag or name, url=ollama_url, api="ollama")
+        if ollama_url is not None
+        else spec_for(baseline, name, profile=profile, flags={}, program=programs.get(baseline), slots=slots)
+    )
+    is_tuned = preset is not None and not preset.is_default
+    plan = compare.Plan(
+        gpu=profile.name,
+        is_cpu=profile.is_cpu,
+        model=name,
+        baseline=compare.Side(spec=spec, title_suffix=", defaults" if baseline == "vllm" else ""),
+        candidate=compare.Side(
+            spec=tune.vllm_spec(files, profile, flags=flags, python=vllm_python),
+            title_suffix=", tuned" if is_tuned else ", defaults",
+        ),
+        loads=loads,
+        repeats=repeats or 3,
+        preset=preset,
+        tuned_in=tuned_in,
+        seed=seed,
+    )
+    folder = compare.run(plan, results=results, say=say)
+    page = write_report(folder, out)
+    run, cells = folder.run(), folder.cells()
+    if is_json:
+        answer(
+            {
+                "run": run.id,
+                "cells": [cell_answer(cell) for cell in cells],
+                "comparisons": run.comparisons,
+                "report": str(page),
+            }
+        )
+    else:
+        click.echo(text.comparison_table(run))
+        click.echo(f"report: {page}")
+    return compare_exit_code(run, cells)
+
+
+def compare_exit_code(run: Run, cells: Sequence[Cell]) -> int:
+    """0 only where every judged target is met; a target that bad cells leave open is not a missed one."""
+    judged = [row for row in run.comparisons if row.target is not None]
+    open_rows = [row for row in judged if row.ratio is None]
+    if open_rows and any(cell.state != CellState.MEASURED for cell in cells):
+        raise MeasurementInvalid(
+            f"{len(open_rows)} of {len(judged)} targets cannot be judged: {open_rows[0].reason}",
+            hint="run `harness doctor`, then measure again; the records are kept",
+        )
+    return 0 if all(row.met for row in judged) else TARGET_MISSED
+
+
+def chosen_preset(
+    candidate: str, *, results: Path, profile: GpuProfile, model: str | None, defaults: bool
+) -> tuple[Preset | None, Path | None]:
+    """The preset that `--candidate` names, with the folder of the run that found it where that is still here."""
+    found: Preset | None
+    if candidate == "vllm":
+        if defaults:
+            return None, None
+        known = config.find_preset(results, gpu=profile.name, model=model or profile.default_model)
+        if known is None:
+            say("no preset for this card and model: measuring vLLM's defaults (harness tune finds better ones)")
+            return None, None
+        path, found = known
+        say(f"candidate: the settings of {path}")
+    elif candidate.endswith(".toml"):
+        found = config.read_preset(Path(candidate))
+    else:
+        found = store.find_run(results, candidate).run().preset
+        if found is None:
+            raise UsageError(f"run {candidate} found no settings", hint="name a run of `harness tune` that has ended")
+    if found.gpu != profile.name:
+        say(f"warning: these settings were found on {found.gpu}, this is {profile.name}")
+    folder = results / found.run
+    return found, folder if (folder / "run.json").exists() else None
+
+
+@cli.command("report")
+@click.argument("runs", nargs=-1, required=True)
+@output_options
+@reports_option
+def report_command(*, runs: tuple[str, ...], is_json: bool, results: Path, out: Path) -> int:
+    """Write the HTML report of runs from their folders, at any later day."""
+    pages = [write_report(store.find_run(results, name), out) for name in runs]
+    if is_json:
+        answer({"reports": [str(page) for page in pages]})
+    else:
+        for page in pages:
+            click.echo(str(page))
+    return 0
+
+
+# ---------------------------------------------------------------- between flags and records
+
+
+def spec_for(
+    engine: str,
+    model: str,
+    *,
+    profile: GpuProfile,
+    flags: Flags,
+    program: str | None,
+    slots: int,
+) -> LaunchSpec:
+    """How to start `engine` with a model of the registry, fetched where it is not here."""
+    models.entry(model)
+    is_vllm = engine == "vllm"
+    files = files_for(model, vllm_python=program if is_vllm else None, needs_vllm=is_vllm)
+    if is_vllm:
+        return tune.vllm_spec(files, profile, flags=flags, python=program)
+    return bench.launch_spec(engine, files, flags=flags, program=program, slots=slots)
+
+
+def parsed_flags(words: Sequence[str]) -> Flags:
+    """["max-num-seqs=64", "enforce-eager=true"] as flags; raises UsageError for a word of another form."""
+    out: Flags = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name or name.startswith("-"):
+            raise UsageError(f"--flag {word!r} is not NAME=VALUE", hint="for example --flag max-num-seqs=64")
+        out[name] = parsed_value(value)
+    return out
+
+
+def parsed_value(value: str) -> int | float | str | bool:
+    """A number or a boolean where it reads as one, else the text."""
+    if value in {"true", "false"}:
+        return value == "true"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value
+
+
+def cell_answer(cell: Cell) -> dict[str, Any]:
+    """A cell as `--json` promises it: the figures under "metrics", the rest beside them."""
+    raw: dict[str, Any] = msgspec.to_builtins(cell)
+    names = ("ttft_s", "itl_s", "tpot_s", "e2e_s", "output_tok_s")
+    raw["metrics"] = {name: raw.pop(name) for name in names}
+    return raw
+
+
+# ---------------------------------------------------------------- the one place where exceptions end
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and exits with its code; every error is a sentence, a hint and a code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        code = cli.main(words, prog_name="harness", standalone_mode=False)
+    except HarnessError as error:
+        code = told(error.message, error.hint, code=error.exit_code, is_json="--json" in words)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "harness"
+        code = told(error.format_message(), f"see {command} --help", code=2, is_json="--json" in words)
+    except click.ClickException as error:
+        code = told(error.format_message(), "", code=2, is_json="--json" in words)
+    except (KeyboardInterrupt, click.Abort):
+        hint = "what was measured is kept; a search goes on with harness tune --resume RUN"
+        code = told("interrupted", hint, code=INTERRUPTED, is_json="--json" in words)
+    except Exception as error:  # noqa: BLE001  the last resort, which says that it is one
+        traceback.print_exc()
+        code = told(f"a bug of harness: {error!r}", "please report it with the lines above", code=BUG, is_json=False)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def told(message: str, hint: str, *, code: int, is_json: bool) -> int:
+    """Says an error and returns its exit code."""
+    say(f"error: {message}")
+    if hint:
+        say(f"hint: {hint}")
+    if is_json:
+        answer({"error": {"message": message, "hint": hint, "exit_code": code}})
+    return code

@@ -1,0 +1,220 @@
+"""A process group of our own: its log, its port, its end.
+
+Only processes that were started here are ever signalled, and none of them outlives the `with` block or the harness.
+"""
+
+import contextlib
+import logging
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import psutil
+
+from harness.engines import watchdog
+from harness.errors import EngineError, EngineHung, EngineNotFound, EnginePortTaken
+
+POLL_S = 0.25
+STOP_GRACE_S = 20.0
+
+_log = logging.getLogger(__name__)
+
+
+class ProcessGroup:
+    """A program that was started by `process_group`, with everything that it starts itself."""
+
+    def __init__(self, leader: subprocess.Popen[bytes], *, argv: Sequence[str], log: Path, log_start: int) -> None:
+        self._leader = leader
+        self._log_start = log_start
+        self.argv = tuple(argv)
+        self.log = log
+        self.pid = leader.pid
+        """Id of the first process, and of the group."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code of the first process, negative for a signal. None: it lives."""
+        return self._leader.poll()
+
+    def ended(self, *, within_s: float) -> bool:
+        """Whether the first process has ended; waits for that, up to `within_s`."""
+        try:
+            self._leader.wait(within_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def output(self) -> str:
+        """What this launch has written to the log; a file may hold earlier ones too."""
+        with self.log.open("rb") as file:
+            file.seek(self._log_start)
+            return file.read().decode(errors="replace")
+
+    def listens_on(self, port: int) -> bool:
+        """Whether one of our processes has the port; True where the system does not let us look."""
+        try:
+            return any(
+                connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+                for process in watchdog.members(self.pid)
+                for connection in process.net_connections(kind="tcp")
+            )
+        except psutil.NoSuchProcess:
+            return self.returncode is None
+        except psutil.AccessDenied:
+            return True
+
+
+class Watched(Protocol):
+    """What `wait_ready` must know of a process."""
+
+    def ended(self, *, within_s: float) -> bool:
+        """Whether it has ended; waits for that, up to `within_s`."""
+
+    def listens_on(self, port: int) -> bool:
+        """Whether it is the one that listens on the port."""
+
+
+@contextlib.contextmanager
+def process_group(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    grace_s: float = STOP_GRACE_S,
+) -> Iterator[ProcessGroup]:
+    """Runs `argv` in a session of its own; on exit every process of it is gone.
+
+    Args:     log: gets a line with the command and then all output; text that is there already stays.
+              env: the whole environment, not an addition to ours.
+              grace_s: between SIGTERM and SIGKILL; an interrupt during this time cuts it short.
+    Raises:   EngineNotFound: there is no such program.  EngineHung: a process of the group cannot be ended.
+    """
+    with log.open("ab") as sink, contextlib.ExitStack() as stack:
+        sink.write(f"$ {shlex.join(argv)}\n".encode())
+        sink.flush()
+        try:
+            leader = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EngineNotFound(f"{argv[0]} cannot be started: {error.strerror}", log=log) from error
+        group = ProcessGroup(leader, argv=argv, log=log, log_start=sink.tell())
+        stack.callback(_stop, leader, grace_s=grace_s, log=log)
+        stack.enter_context(_guarded(leader.pid))
+        yield group
+
+
+@contextlib.contextmanager
+def _guarded(group: int) -> Iterator[None]:
+    """A watchdog beside `group` that ends it if we die; see watchdog.py."""
+    guard = subprocess.Popen(
+        [sys.executable, "-P", watchdog.__file__, str(group)],  # -P: its folder must not shadow the standard library
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert guard.stdin is not None
+    try:
+        yield
+    finally:
+        with guard.stdin as pipe, contextlib.suppress(BrokenPipeError):
+            pipe.write(b"stopped")
+        guard.wait()
+
+
+def _stop(leader: subprocess.Popen[bytes], *, grace_s: float, log: Path) -> None:
+    with _interrupts_held() as has_interrupt:
+
+        def is_urgent() -> bool:
+            leader.poll()  # reaps it
+            return has_interrupt()
+
+        left = watchdog.end_group(leader.pid, grace_s=grace_s, is_urgent=is_urgent)
+        leader.poll()
+    if left:
+        raise EngineHung(f"processes {', '.join(map(str, left))} of the engine could not be ended", log=log)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM wait until the block is done; what it yields says whether one came.
+
+    Without this a second Ctrl-C would end the harness in the middle of stopping its engine.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        came.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # no other thread is ever interrupted
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody has now; `wait_ready` checks that it became ours."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_ready(
+    process: Watched,
+    is_ready: Callable[[], bool],
+    *,
+    title: str,
+    port: int,
+    timeout_s: float,
+    died: Callable[[], EngineError],
+    log: Path | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds until `is_ready` and the port is ours; asked about each 0.25 s.
+
+    Raises:   what `died` makes, as soon as the process has ended.  EngineHung: not ready within `timeout_s`.
+              EnginePortTaken: it is another program that answers.
+    """
+    started = clock()
+    while not is_ready():
+        if process.ended(within_s=POLL_S):
+            raise died()
+        if clock() - started > timeout_s:
+            raise EngineHung(
+                f"{title} was not ready after {timeout_s:.0f} s",
+                hint="see the end of its log for what it was doing; a slow machine needs a longer ready_timeout_s",
+                log=log,
+            )
+    ready_s = clock() - started
+    if not process.listens_on(port):
+        if process.ended(within_s=POLL_S):
+            raise died()
+        raise EnginePortTaken(
+            f"another program answers on port {port}, which {title} was to have",
+            hint=f"find it with: ss -ltnp 'sport = :{port}'",
+            log=log,
+        )
+    return ready_s

@@ -1,0 +1,369 @@
+"""`harness tune`: the baseline, then candidates, then a winner or the defaults; everything kept as it comes."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from harness import bench, config
+from harness.bench import Bench, Recording, planned_steps
+from harness.errors import (
+    EngineBadFlag,
+    EngineContextTooLong,
+    EngineCrashed,
+    EngineError,
+    EngineHung,
+    EngineNotFound,
+    EngineOutOfMemory,
+    UsageError,
+)
+from harness.progress import Progress, Say
+from harness.records import (
+    Cell,
+    Flags,
+    GpuProfile,
+    LaunchSpec,
+    ModelEntry,
+    ModelFiles,
+    Outcome,
+    Preset,
+    Record,
+    RunState,
+    Scenario,
+    Trial,
+    Verdict,
+)
+from harness.search import Exhausted, Search
+from harness.stats.pairing import objective as objective_ratio
+from harness.stats.verdict import verdict
+from harness.store import RunFolder
+
+CONSERVATIVE_START: Flags = {"max-num-batched-tokens": 16384, "max-num-seqs": 256, "max-model-len": 4096}
+"""Of the planning document, for 24 GB; the ladder's nearest point below it is the first candidate."""
+SPARE_TOKENS = 32
+"""Chat templates and counting differences, on top of the longest request seen."""
+BASELINE_TRIES = 2
+
+OUTCOMES: dict[type[EngineError], Outcome] = {
+    EngineOutOfMemory: Outcome.OUT_OF_MEMORY,
+    EngineContextTooLong: Outcome.CONTEXT_TOO_LONG,
+    EngineBadFlag: Outcome.BAD_FLAG,
+    EngineCrashed: Outcome.CRASHED,
+    EngineHung: Outcome.HUNG,
+}
+"""What a candidate's flags can do to an engine. Any other engine error is not theirs and ends the study."""
+
+
+class Objective(Record, frozen=True, kw_only=True):
+    """What is to be made better: one metric at some levels of the ladder, as a ratio to the baseline."""
+
+    name: str
+    metric: str
+    levels: tuple[int, ...]
+    meaning: str
+
+
+def objective_named(name: str, users: Sequence[int]) -> Objective:
+    """Raises: UsageError with the list of names."""
+    levels = tuple(sorted(users))
+    known = {
+        "balanced": Objective(
+            name="balanced",
+            metric="output_tok_s",
+            levels=levels,
+            meaning=f"geometric mean of the ratios of output tokens per second at {listed(levels)} users",
+        ),
+        "throughput": Objective(
+            name="throughput",
+            metric="output_tok_s",
+            levels=levels[-1:],
+            meaning=f"ratio of output tokens per second at {levels[-1]} users",
+        ),
+        "latency": Objective(
+            name="latency",
+            metric="e2e_s.p50",
+            levels=levels[:1],
+            meaning=f"ratio of the median time of whole answers at {levels[0]} users",
+        ),
+    }
+    if name not in known:
+        raise config.unknown_name("objective", name, known)
+    return known[name]
+
+
+def listed(levels: Sequence[int]) -> str:
+    """1, 5 and 10."""
+    words = [str(level) for level in levels]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+class Plan(Record, frozen=True, kw_only=True):
+    """All that a study needs to know; made once by the command line."""
+
+    profile: GpuProfile
+    model: ModelEntry
+    files: ModelFiles
+    scenario: Scenario
+    users: tuple[int, ...]
+    repeats: int
+    objective: str
+    trials: int | None
+    """Candidates besides the baseline. None: as many as the budget allows."""
+    budget_s: float | None
+    """None: as many trials as asked, however long that takes."""
+    vllm_python: str | None
+    seed: int
+
+
+def run(plan: Plan, *, results: Path, say: Say) -> RunFolder:
+    """A new study. Raises: EngineError where the baseline failed twice."""
+    with bench.recorded(
+        results=results,
+        kind="tune",
+        model=plan.model.name,
+        gpu=plan.profile.name,
+        seed=plan.seed,
+        scenarios=[plan.scenario],
+        objective=plan.objective,
+    ) as recording:
+        recording.folder.path.joinpath("plan.json").write_bytes(msgspec.json.encode(plan))
+        Study(plan, recording, say=say).go_on(results)
+    return recording.folder
+
+
+def resume(folder: RunFolder, *, results: Path, trials: int | None, budget_s: float | None, say: Say) -> RunFolder:
+    """Goes on with an interrupted study, with its own plan; `trials` and `budget_s` replace those of the plan."""
+    run_record = folder.run()
+    try:
+        plan = msgspec.json.decode((folder.path / "plan.json").read_bytes(), type=Plan)
+    except (OSError, msgspec.DecodeError) as error:
+        raise UsageError(
+            f"{folder.id} cannot be resumed: {error}", hint="name a run of `harness tune`: ls results/*/plan.json"
+        ) from error
+    if trials is not None:
+        plan = msgspec.structs.replace(plan, trials=trials)
+    if budget_s is not None:
+        plan = msgspec.structs.replace(plan, budget_s=budget_s)
+    with bench.kept(Recording(folder, run_record)) as recording:
+        Study(plan, recording, say=say).go_on(results)
+    return folder
+
+
+class Study:
+    """A search in a run folder. What it knows it reads from there, so that it can go on at any time."""
+
+    def __init__(self, plan: Plan, recording: Recording, *, say: Say) -> None:
+        self.plan, self.recording = plan, recording
+        self.objective = objective_named(plan.objective, plan.users)
+        self._since = time.monotonic()
+        self._trials = list(recording.folder.trials())
+        recording.folder.set_aside_cells(whole_roles=map(role_of, (trial.number for trial in self._trials)))
+        self._cells = list(recording.folder.cells())
+        left = (plan.trials if plan.trials is not None else 8) + 1 - len(self._trials)
+        one = planned_steps("vllm", {plan.scenario.name: (plan.scenario, plan.users)}, repeats=plan.repeats)
+        self.progress = Progress(one * max(left, 0), say=say)
+
+    # ------------------------------------------------------------ the order of things
+
+    def go_on(self, results: Path) -> None:
+        """Baseline, candidates, winner. Raises: EngineError of the baseline, KeyboardInterrupt."""
+        if self.plan.profile.is_cpu:
+            self.recording.add_note("Measured on a CPU: the figures say nothing about a GPU.")
+        if not self._trials:
+            self._measure_baseline()
+        baseline = self._trials[0]
+        search = Search(
+            self.recording.folder.path,
+            self.plan.profile.search,
+            seed=self.plan.seed,
+            needed_tokens=self._needed_tokens(),
+            model_max_len=self._longest_context(baseline),
+        )
+        search.remember(
+            [trial.flags for trial in self._trials[1:]],
+            longest_that_fits=min((fits for fits in map(longest_that_fits, self._trials) if fits), default=None),
+        )
+        if len(self._trials) == 1:
+            search.start_with(CONSERVATIVE_START)
+        while self._may_go_on():
+            try:
+                ticket, flags = search.ask()
+            except Exhausted:
+                self.progress.note("every candidate of the search space has been tried")
+                break
+            try:
+                trial = self._try(flags)
+            except BaseException:
+                search.give_back(ticket)
+                raise
+            value = None if trial.objective is None else trial.objective.value - 1
+            search.tell(ticket, value, constraints=trial.constraints)
+            fits = longest_that_fits(trial)
+            if fits is not None:
+                search.learn_longest(fits)
+        self._crown(results)
+
+    def _may_go_on(self) -> bool:
+        if self.plan.trials is not None and len(self._trials) - 1 >= self.plan.trials:
+            return False
+        if self.plan.budget_s is None:
+            return True
+        slowest_s = max(trial.wall_s for trial in self._trials)
+        spent_s = time.monotonic() - self._since
+        if spent_s + slowest_s > self.plan.budget_s:
+            self.progress.note(f"the budget of {self.plan.budget_s:.0f} s has no room for another trial")
+            return False
+        return True
+
+    # ------------------------------------------------------------ trials
+
+    def _measure_baseline(self) -> None:
+        """Trial 0: vLLM's own defaults. One mended try where they do not start; a second failure ends the study."""
+        flags: Flags = {}
+        for attempt in range(1, BASELINE_TRIES + 1):
+            try:
+                self._trials.append(self._measured(0, flags))
+            except EngineError as error:
+                if attempt == BASELINE_TRIES or isinstance(error, EngineNotFound):
+                    raise
+                self.progress.note(f"the baseline failed: {error.message}")
+                if isinstance(error, EngineContextTooLong) and error.fits:
+                    flags = {"max-model-len": self._longest_step(error.fits)}
+                    self.recording.add_note(
+                        f"vLLM's own defaults do not start here ({error.message}); the baseline is the defaults with "
+                        f"--max-model-len {flags['max-model-len']}."
+                    )
+            else:
+                self.recording.folder.append_trial(self._trials[0])
+                return
+
+    def _longest_step(self, tokens: int) -> int:
+        return max((step for step in self.plan.profile.search.max_model_len if step <= tokens), default=tokens)
+
+    def _try(self, flags: Flags) -> Trial:
+        """One candidate, measured or failed, written and said. Raises: EngineError that is not the flags' fault."""
+        number, since = len(self._trials), time.monotonic()
+        try:
+            trial = self._measured(number, flags)
+        except tuple(OUTCOMES) as error:
+            trial = failed_trial(number, flags, error, wall_s=time.monotonic() - since)
+            self.progress.note(f"trial {number}: {trial.outcome}: {trial.reason}")
+        self._trials.append(trial)
+        self.recording.folder.append_trial(trial)
+        return trial
+
+    def _measured(self, number: int, flags: Flags) -> Trial:
+        """One launch and all its cells. Raises: EngineError."""
+        plan, since = self.plan, time.monotonic()
+        role = role_of(number)
+        if flags:
+            self.progress.note(f"{role}: {' '.join(f'--{name} {value}' for name, value in flags.items())}")
+        spec = vllm_spec(plan.files, plan.profile, flags=flags, python=plan.vllm_python)
+        suffix = ", defaults" if number == 0 else f", trial {number}"
+        with bench.launched(
+            spec, recording=self.recording, role=role, title_suffix=suffix, progress=self.progress
+        ) as running:
+            cells = running.measure(plan.scenario, users=plan.users, repeats=plan.repeats)
+        self._cells += cells
+        return self._trial_of(number, flags, cells, running, wall_s=time.monotonic() - since)
+
+    def _trial_of(self, number: int, flags: Flags, cells: Sequence[Cell], running: Bench, *, wall_s: float) -> Trial:
+        found = None
+        if number:
+            found = objective_ratio(
+                [cell for cell in self._cells if cell.role == "baseline"],
+                cells,
+                metric=self.objective.metric,
+                levels=self.objective.levels,
+            )
+            if found is not None:
+                self.progress.note(
+                    f"trial {number}: {found.value:.3f}x the baseline ({found.low:.3f} to {found.high:.3f})"
+                )
+        doubts = sorted({reason for cell in cells for reason in cell.reasons})
+        return Trial(
+            number=number,
+            flags=flags,
+            outcome=Outcome.MEASURED if number == 0 or found is not None else Outcome.INVALID,
+            objective=found,
+            reason="; ".join(doubts),
+            log=running.facts.log,
+            launch_s=running.engine.launch_s,
+            wall_s=wall_s,
+        )
+
+    # ------------------------------------------------------------ what is known
+
+    def _needed_tokens(self) -> int:
+        """The longest request of the workload, as the server counted it, with some to spare."""
+        prompts = [cell.prompt_tokens_mean for cell in self._cells if cell.prompt_tokens_mean is not None]
+        longest = max(prompts, default=2.0 * self.plan.scenario.workload.prompt_words)
+        return int(longest * 1.1) + self.plan.scenario.workload.output_tokens + SPARE_TOKENS
+
+    def _longest_context(self, baseline: Trial) -> int:
+        return int(baseline.flags.get("max-model-len", self.plan.model.shape.max_context_tokens))
+
+    # ------------------------------------------------------------ the end
+
+    def _crown(self, results: Path) -> None:
+        """Writes the preset: the best trial where it is surely faster than the defaults, else the defaults."""
+        measured = [trial for trial in self._trials[1:] if trial.objective is not None]
+        best = max(measured, key=lambda trial: trial.objective.value if trial.objective else 0.0, default=None)
+        is_won = best is not None and verdict(best.objective) == Verdict.FASTER
+        facts = next(facts for facts in self.recording.run.engines if facts.role == "baseline")
+        preset = Preset(
+            gpu=self.plan.profile.name,
+            model=self.plan.model.name,
+            flags=best.flags if best is not None and is_won else self._trials[0].flags,
+            is_default=not is_won,
+            objective=f"{self.objective.name}: {self.objective.meaning}",
+            ratio=best.objective if best is not None and is_won else None,
+            vllm_version=facts.version,
+            gpu_title=self.recording.run.host.gpu or self.recording.run.host.cpu,
+            run=self.recording.folder.id,
+            created_utc=bench.utc_now(),
+        )
+        config.write_preset(preset, config.preset_path(results, gpu=self.plan.profile.name, model=self.plan.model.name))
+        if is_won:
+            self.recording.add_note(
+                f"The winner was chosen as the best of {len(measured)} candidates from one launch each, by the same "
+                "figures that are shown for it: such a figure is too good on average. A comparison measures it anew."
+            )
+        else:
+            self.recording.add_note("No clear winner: no candidate was surely faster than vLLM's defaults. Keep them.")
+        self.recording.update(preset=preset, state=RunState.DONE)
+
+
+def role_of(number: int) -> str:
+    """What the cells of a trial are called."""
+    return "baseline" if number == 0 else f"trial {number}"
+
+
+def vllm_spec(files: ModelFiles, profile: GpuProfile, *, flags: Flags, python: str | None) -> LaunchSpec:
+    """vLLM with what every launch on this card gets, and `flags` on top."""
+    return bench.launch_spec("vllm", files, flags={**profile.vllm_flags, **flags}, env=profile.vllm_env, program=python)
+
+
+def failed_trial(number: int, flags: Flags, error: EngineError, *, wall_s: float) -> Trial:
+    """A failed launch as something to learn from: by how much it was infeasible, over 0 where that is not known."""
+    constraints = {"started": 1.0}
+    if isinstance(error, EngineContextTooLong) and error.fits:
+        constraints = {"context": int(flags["max-model-len"]) / error.fits - 1, "fits": -float(error.fits)}
+    elif isinstance(error, EngineOutOfMemory) and error.short_bytes:
+        constraints = {"memory_short_gib": error.short_bytes / 2**30}
+    return Trial(
+        number=number,
+        flags=flags,
+        outcome=OUTCOMES[type(error)],
+        constraints=constraints,
+        reason=error.message,
+        log=error.log.name if error.log else "",
+        wall_s=wall_s,
+    )
+
+
+def longest_that_fits(trial: Trial) -> int | None:
+    """The context length that the engine said would fit, where a trial asked for more."""
+    fits = trial.constraints.get("fits")
+    return None if fits is None else int(-fits)

@@ -1,0 +1,230 @@
+"""Whole commands as a user types them, against engines that are real processes of known behaviour."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Ended
+
+Harness = Callable[..., Ended]
+
+
+@pytest.fixture
+def tune_words(small_scenario: Path, fake_vllm_python: Path) -> list[str]:
+    """A search of a few seconds a trial."""
+    return [
+        "tune", "--gpu", "cpu", "--scenario", str(small_scenario), "--users", "1,8", "--repeats", "2",
+        "--vllm-python", str(fake_vllm_python), "--json",
+    ]  # fmt: skip
+
+
+def test_bench_answers_as_the_contract_says(harness: Harness, small_scenario: Path) -> None:
+    ended = harness("bench", "--engine", "reference", "--scenario", small_scenario, "--gpu", "cpu", "--users", "8", "--json")
+    assert ended.code == 0, ended.stderr
+    document = ended.json
+    assert set(document) == {"run", "cells"}
+    (cell,) = document["cells"]
+    assert {"engine", "model", "scenario", "users", "repeat", "state", "reasons", "requests", "failures"} <= set(cell)
+    assert cell["state"] == "MEASURED"
+    assert cell["failures"] == 0
+    assert set(cell["metrics"]) == {"ttft_s", "itl_s", "tpot_s", "e2e_s", "output_tok_s"}
+    ttft = cell["metrics"]["ttft_s"]["p50"]
+    assert {"value", "low", "high", "n"} <= set(ttft)
+    assert 0.2 <= ttft["value"] < 0.3
+    assert 0.018 < cell["metrics"]["itl_s"]["p50"]["value"] < 0.03
+
+
+def test_bench_speaks_to_a_server_that_already_runs(harness: Harness, small_scenario: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "harness.engines.reference", "--port", "0", "--ttft-s", "0.01", "--itl-s", "0.005"],
+        stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[-1]
+        ended = harness(
+            "bench", "--url", url, "--api", "ollama", "--model", "reference", "--scenario", small_scenario,
+            "--gpu", "cpu", "--users", "1", "--json",
+        )  # fmt: skip
+        assert server.poll() is None, "a server that we did not start was stopped"
+        server.terminate()
+    assert ended.code == 0, ended.stderr
+    assert ended.json["cells"][0]["requests"] >= 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bench"], "name either --engine or --url"),
+        (["bench", "--engine", "vlm"], "vlm"),
+        (["bench", "--engine", "reference", "--users", "0"], "users go from 1"),
+        (["bench", "--engine", "reference", "--scenario", "concurent"], "concurrent"),
+        (["tune", "--gpu", "rtx4091"], "rtx4090"),
+        (["tune", "--gpu", "cpu", "--model", "smollm"], "smollm2-135m"),
+        (["tune", "--gpu", "cpu", "--budget", "soon"], "not a duration"),
+        (["tune", "--resume", "nothing"], "no run called"),
+        (["tune", "--resume", "x", "--users", "1"], "--users"),
+        (["report", "nothing"], "no run called"),
+        (["models", "fetch", "smollm"], "smollm2-135m"),
+        (["compare"], "--baseline"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_a_mistake_of_the_user_exits_with_2_and_says_what_is_known(harness: Harness, words: list[str], said: str) -> None:
+    ended = harness(*words)
+    assert ended.code == 2, ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_no_ollama_exits_with_3_and_names_both_ways_on(harness: Harness) -> None:
+    empty_path = str(Path(sys.executable).parent)
+    ended = harness("compare", "--baseline", "ollama", "--gpu", "cpu", "--json", env={"PATH": empty_path})
+    assert ended.code == 3, ended.stderr
+    assert "ollama.com" in ended.stderr
+    assert "--baseline llamacpp" in ended.stderr
+    assert ended.json["error"]["exit_code"] == 3
+
+
+def test_no_vllm_exits_with_3_and_says_how_to_install_it(harness: Harness) -> None:
+    ended = harness("tune", "--gpu", "cpu", "--vllm-python", sys.executable)
+    assert ended.code == 3, ended.stderr
+    assert "pip install vllm" in ended.stderr
+
+
+def test_a_damaged_run_exits_with_5(harness: Harness, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"version": 1, "id"')
+    ended = harness("report", "broken")
+    assert ended.code == 5, ended.stderr
+    assert "run.json" in ended.stderr
+
+
+def test_tune_finds_what_is_faster_and_compare_runs_with_it(
+    harness: Harness, tune_words: list[str], small_scenario: Path, fake_vllm_python: Path, tmp_path: Path
+) -> None:
+    """The fake runs `max-num-seqs` requests at once, 4 by default; the ladder begins at 16: all candidates win."""
+    ended = harness(*tune_words, "--trials", "2")
+    assert ended.code == 0, ended.stderr
+    document = ended.json
+    assert {"run", "cells", "trials", "baseline", "best", "preset", "report"} <= set(document)
+    assert [trial["number"] for trial in document["trials"]] == [0, 1, 2]
+    assert document["baseline"]["flags"] == {}
+    assert set(document["best"]["flags"]) == {"max-num-batched-tokens", "max-num-seqs", "max-model-len"}
+    assert document["best"]["objective"]["low"] > 1.1
+    assert not document["best"]["is_default"]
+    assert Path(tmp_path, document["preset"]).is_file()
+    assert Path(tmp_path, document["report"]).is_file()
+    assert " left]" in ended.stderr
+
+    missed = harness(
+        "compare", "--baseline", "vllm", "--gpu", "cpu", "--scenario", small_scenario, "--users", "1,8",
+        "--repeats", "2", "--vllm-python", fake_vllm_python, "--json",
+    )  # fmt: skip
+    assert missed.code == 0, missed.stderr
+    rows = {(row["metric"], row["users"]): row for row in missed.json["comparisons"]}
+    assert {"metric", "users", "ratio", "verdict", "target", "met", "reason"} <= set(rows["output_tok_s", 8])
+    assert rows["output_tok_s", 8]["verdict"] == "FASTER"
+    assert rows["output_tok_s", 8]["ratio"]["low"] > 1.3
+    compared = tmp_path / "results" / missed.json["run"]
+    assert json.loads((compared / "run.json").read_text())["tuned_in"] == document["run"]
+    assert (compared / "trials.jsonl").is_file(), "the page of a comparison is made from its own folder alone"
+
+
+def test_a_context_that_does_not_fit_is_learned_and_never_asked_again(harness: Harness, tune_words: list[str]) -> None:
+    """The baseline, 8192 by default, does not start: it is mended with what the engine said would fit."""
+    ended = harness(*tune_words, "--trials", "3", env={"FAKE_VLLM_FITS": "600"})
+    assert ended.code == 0, ended.stderr
+    document = ended.json
+    assert document["baseline"]["flags"] == {"max-model-len": 512}
+    assert all(trial["flags"]["max-model-len"] <= 600 for trial in document["trials"])
+
+
+def test_a_candidate_that_crashes_is_a_result_and_not_a_zero(harness: Harness, tune_words: list[str]) -> None:
+    ended = harness(*tune_words, "--trials", "1", env={"FAKE_VLLM_CRASHES_AT": "128"})
+    assert ended.code == 0, ended.stderr
+    trial = ended.json["trials"][1]
+    assert trial["outcome"] == "crashed"
+    assert trial["objective"] is None
+    assert trial["constraints"]
+    assert "an internal error of the fake engine" in trial["reason"]
+    assert ended.json["best"]["is_default"]
+
+
+def test_a_baseline_that_fails_twice_stops_the_study_with_the_log(harness: Harness, tune_words: list[str]) -> None:
+    ended = harness(*tune_words, "--trials", "1", env={"FAKE_VLLM_BASELINE_FAILS": "1"})
+    assert ended.code == 3, ended.stderr
+    assert "the defaults of the fake engine never start" in ended.stderr
+    assert ".log" in ended.stderr
+
+
+def test_an_engine_that_dies_under_load_exits_with_3_and_keeps_the_cell(
+    harness: Harness, small_scenario: Path, fake_vllm_python: Path, tmp_path: Path
+) -> None:
+    ended = harness(
+        "bench", "--engine", "vllm", "--gpu", "cpu", "--scenario", small_scenario, "--users", "8",
+        "--vllm-python", fake_vllm_python, "--json", env={"FAKE_VLLM_DIES_AFTER_S": "2.5"},
+    )  # fmt: skip
+    assert ended.code == 3, ended.stderr
+    (cells,) = tmp_path.glob("results/*/cells.jsonl")
+    assert json.loads(cells.read_text())["state"] == "FAILED"
+    (run,) = tmp_path.glob("results/*/run.json")
+    assert json.loads(run.read_text())["state"] == "FAILED"
+
+
+def test_an_interrupted_search_keeps_its_trials_and_goes_on(
+    harness: Harness, tune_words: list[str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    words = [sys.executable, "-m", "harness", *tune_words, "--trials", "3"]
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        trials = wait_for(lambda: next(tmp_path.glob("results/*/trials.jsonl"), None))
+        wait_for(lambda: len(trials.read_text().splitlines()) >= 2 and list(tmp_path.glob("results/*/engine-trial-2*")))
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert "--resume" in said
+    (folder,) = (path.parent for path in tmp_path.glob("results/*/run.json"))
+    assert json.loads((folder / "run.json").read_text())["state"] == "INTERRUPTED"
+    assert not processes_below(folder), "an engine outlived its harness"
+    before = trials.read_text()
+
+    ended = harness("tune", "--resume", folder.name, "--trials", "3", "--json")
+    assert ended.code == 0, ended.stderr
+    assert trials.read_text().startswith(before), "a resumed search must keep what it had"
+    assert [trial["number"] for trial in ended.json["trials"]] == [0, 1, 2, 3]
+    tried = [json.dumps(trial["flags"], sort_keys=True) for trial in ended.json["trials"]]
+    assert len(set(tried)) == len(tried)
+
+
+def wait_for(found: Callable[[], Any], *, at_most_s: float = 90.0) -> Any:
+    """What `found` gives as soon as it is something."""
+    deadline = time.monotonic() + at_most_s
+    while time.monotonic() < deadline:
+        if value := found():
+            return value
+        time.sleep(0.05)
+    raise TimeoutError("it never came")
+
+
+def processes_below(folder: Path) -> list[str]:
+    """Command lines of running processes that name the folder's model cache: engines of this test."""
+    mine = str(folder.parents[1])
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if mine in line and int(entry.name) != os.getpid():
+            found.append(line)
+    return found

@@ -1,0 +1,1 @@
+"""Stands in for vLLM in tests: its command line, its log lines and its failures, around the reference engine."""
