@@ -15,7 +15,7 @@ import msgspec
 import tomli_w
 
 from harness.errors import ConfigInvalid, UsageError
-from harness.records import GpuProfile, Preset, Scenario, Target
+from harness.records import GpuProfile, Preset, Record, Scenario, Target
 
 HERE = Path(__file__).parent
 T = TypeVar("T")
@@ -31,21 +31,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigInvalid(f"{path}: not valid TOML: {error}", hint="mend the line it names") from error
 
 
-def convert(raw: object, kind: type[T], *, path: Path) -> T:
-    """`raw` as a record of `kind`. Raises: ConfigInvalid naming file and key."""
+def convert(raw: object, kind: type[T], *, path: Path, table: str = "") -> T:
+    """`raw`, which is all of the file or one `table` of it, as a record of `kind`.
+
+    Raises:  ConfigInvalid naming file and key.
+    """
     try:
         return msgspec.convert(raw, kind, strict=True)
     except msgspec.ValidationError as error:
         text, _, where = str(error).partition(" - at `$")
-        key = where.rstrip("`").lstrip(".") or "top level"
+        key = (table + where.rstrip("`")).lstrip(".") or "top level"
         raise ConfigInvalid(f"{path}: {key}: {text}", hint=f"see the fields of {kind.__name__}") from error
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not in a list: says the closest one and the whole list."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
+    folded = {known_name.casefold(): known_name for known_name in names}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    meant = f"did you mean {folded[close[0]]!r}? " if close else ""
     return UsageError(f"no {what} is called {name!r}", hint=f"{meant}known: {', '.join(names)}")
 
 
@@ -54,8 +58,11 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
 
 def gpu_profiles(path: Path = HERE / "gpus.toml") -> dict[str, GpuProfile]:
     """All cards by name."""
-    tables = read_toml(path)
-    return {name: convert({"name": name, **table}, GpuProfile, path=path) for name, table in tables.items()}
+    profiles = {}
+    for name, table in read_toml(path).items():
+        fields = {"name": name, **table} if isinstance(table, dict) else table
+        profiles[name] = convert(fields, GpuProfile, path=path, table=name)
+    return profiles
 
 
 def gpu_profile(name: str) -> GpuProfile:
@@ -78,10 +85,15 @@ def profile_of_card(nvml_name: str) -> GpuProfile:
     )
 
 
+class TargetsFile(Record, frozen=True, kw_only=True):
+    """targets.toml as a whole."""
+
+    target: tuple[Target, ...]
+
+
 def targets(path: Path = HERE / "targets.toml") -> tuple[Target, ...]:
     """All rows of targets.toml, in the order of the file."""
-    raw = read_toml(path)
-    return convert(raw.get("target", []), tuple[Target, ...], path=path)
+    return convert(read_toml(path), TargetsFile, path=path).target
 
 
 # ---------------------------------------------------------------- scenarios

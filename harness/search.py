@@ -1,6 +1,8 @@
 """Which candidate next, and what was learned; the one file that knows Optuna."""
 
 import logging
+import math
+import random
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,9 +14,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from harness.records import Flags, SearchSpace
+from harness.store import drop_half_line
 
-MAX_REFUSALS = 500
-"""Proposals in a row that may be refused before the rest of the space is walked through in order."""
+Point = tuple[int, int, int]
+"""Steps of the three ladders: max-num-batched-tokens, max-num-seqs, max-model-len."""
 
 
 class Exhausted(Exception):
@@ -36,8 +39,10 @@ class Search:
         logging.getLogger("optuna").propagate = False
         self._space = space
         self._needed, self._longest = needed_tokens, model_max_len
-        self._tried: set[tuple[int, int, int]] = set()
-        self._asked: dict[int, optuna.Trial] = {}
+        self._tried: set[Point] = set()
+        self._asked: dict[int, tuple[optuna.Trial, Point]] = {}
+        self._random = random.Random(seed)
+        drop_half_line(folder / "study.journal")  # else the next line would be glued to it, and no line be readable
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study = optuna.create_study(
@@ -50,9 +55,8 @@ class Search:
         if not self._study.trials:
             # Outside the ladders, so the sampler cannot use it; it only holds number 0.
             self._study.add_trial(optuna.create_trial(state=TrialState.FAIL, user_attrs={"what": "baseline"}))
-        for trial in self._study.trials:
-            if trial.state in {TrialState.RUNNING, TrialState.WAITING}:  # left by a run that was killed
-                self._study.tell(trial.number, state=TrialState.FAIL)
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self._study.tell(trial.number, state=TrialState.FAIL)  # left by a run that was killed
 
     def remember(self, tried: Iterable[Flags], *, longest_that_fits: int | None) -> None:
         """What earlier sessions of this run have learned."""
@@ -72,41 +76,39 @@ class Search:
             name: max((i for i, step in enumerate(ladder) if step <= int(value)), default=0)
             for (name, ladder), value in zip(ladders.items(), wanted, strict=True)
         }
-        self._study.enqueue_trial(places, skip_if_exists=True)
+        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._study.enqueue_trial(places)
 
     def ask(self) -> tuple[int, Flags]:
-        """A ticket for `tell`, and the flags to try next. Raises: Exhausted."""
+        """A ticket for `tell`, and the flags to try next. Raises: Exhausted.
+
+        Where the sampler proposes a point that is not open, the open one nearest to it is taken. The proposal is
+        told as FAIL, which TPE ignores: told as infeasible, the best point proposed again would be a mark against
+        its neighbours.
+        """
         ladders = self._ladders()
-        if not self._open(ladders):
-            raise Exhausted
         distributions: dict[str, BaseDistribution] = {
             name: IntDistribution(0, len(ladder) - 1) for name, ladder in ladders.items()
         }
-        for _ in range(MAX_REFUSALS):
+        while still_open := self._open(ladders):
             trial = self._study.ask(distributions)
-            point = tuple(ladder[trial.params[name]] for name, ladder in ladders.items())
-            batched, seqs, length = point
-            if self._fits(batched, seqs, length):
-                return self._hand_out(trial, (batched, seqs, length))
-            trial.set_constraint("known", 1.0)
-            self._study.tell(trial, state=TrialState.PRUNED)
-        first = self._open(ladders)[0]
-        self._study.enqueue_trial(
-            {name: ladder.index(step) for (name, ladder), step in zip(ladders.items(), first, strict=True)}
-        )
-        return self._hand_out(self._study.ask(distributions), first)
-
-    def _hand_out(self, trial: optuna.Trial, point: tuple[int, int, int]) -> tuple[int, Flags]:
-        self._tried.add(point)
-        self._asked[trial.number] = trial
-        return trial.number, flags_of(*point)
+            places = tuple(trial.params[name] for name in ladders)
+            if places in still_open:
+                point = still_open[places]
+                self._tried.add(point)
+                self._asked[trial.number] = trial, point
+                return trial.number, flags_of(*point)
+            self._study.tell(trial, state=TrialState.FAIL)
+            nearest = min(still_open, key=lambda other: (math.dist(other, places), self._random.random()))
+            self._study.enqueue_trial(dict(zip(ladders, nearest, strict=True)))
+        raise Exhausted
 
     def tell(self, ticket: int, objective: float | None, *, constraints: dict[str, float]) -> None:
         """The result of a trial: an objective to be maximised, or None with what made it infeasible.
 
         A trial that failed is told as pruned with its constraint, since TPE ignores the state FAIL.
         """
-        trial = self._asked.pop(ticket)
+        trial, _ = self._asked.pop(ticket)
         for key, value in constraints.items():
             trial.set_constraint(key, value)
         if objective is None:
@@ -116,7 +118,9 @@ class Search:
 
     def give_back(self, ticket: int) -> None:
         """The trial was interrupted: nothing is known of it, and it may be asked again."""
-        self._study.tell(self._asked.pop(ticket), state=TrialState.FAIL)
+        trial, point = self._asked.pop(ticket)
+        self._tried.discard(point)
+        self._study.tell(trial, state=TrialState.FAIL)
 
     def _ladders(self) -> dict[str, tuple[int, ...]]:
         space = self._space
@@ -130,15 +134,16 @@ class Search:
         is_known_to_fit = self._needed <= length <= self._longest and batched >= seqs
         return is_known_to_fit and (batched, seqs, length) not in self._tried
 
-    def _open(self, ladders: dict[str, tuple[int, ...]]) -> list[tuple[int, int, int]]:
+    def _open(self, ladders: dict[str, tuple[int, ...]]) -> dict[tuple[int, ...], Point]:
+        """Every point that may still be given out, by its places on the ladders."""
         all_batched, all_seqs, all_lengths = ladders.values()
-        return [
-            (batched, seqs, length)
-            for batched in all_batched
-            for seqs in all_seqs
-            for length in all_lengths
+        return {
+            (i, j, k): (batched, seqs, length)
+            for i, batched in enumerate(all_batched)
+            for j, seqs in enumerate(all_seqs)
+            for k, length in enumerate(all_lengths)
             if self._fits(batched, seqs, length)
-        ]
+        }
 
 
 def flags_of(batched: int, seqs: int, length: int) -> Flags:
@@ -146,6 +151,6 @@ def flags_of(batched: int, seqs: int, length: int) -> Flags:
     return {"max-num-batched-tokens": batched, "max-num-seqs": seqs, "max-model-len": length}
 
 
-def candidate(flags: Flags) -> tuple[int, int, int]:
+def candidate(flags: Flags) -> Point:
     """The point of the space that `flags` is."""
     return int(flags["max-num-batched-tokens"]), int(flags["max-num-seqs"]), int(flags["max-model-len"])

@@ -86,7 +86,7 @@ class RunFolder:
             version = msgspec.json.decode(raw, type=dict[str, object]).get("version")
             if version == RESULTS_VERSION:
                 return msgspec.json.decode(raw, type=Run)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ResultsUnreadable(f"{path}: damaged: {error}", hint="restore it, or measure again") from error
         raise ResultsUnreadable(
             f"{path}: results of version {version}, this harness reads {RESULTS_VERSION}",
@@ -118,16 +118,18 @@ class RunFolder:
 
 def append(path: Path, record: Record) -> None:
     """One JSON line, on disk before this returns; half a line that a killed run left is dropped first."""
-    with path.open("ab+") as sink:
-        end = sink.seek(0, os.SEEK_END)
-        if end:
-            sink.seek(0)
-            body = sink.read()
-            if not body.endswith(b"\n"):
-                sink.truncate(body.rfind(b"\n") + 1)
+    drop_half_line(path)
+    with path.open("ab") as sink:
         sink.write(msgspec.json.encode(record) + b"\n")
         sink.flush()
         os.fsync(sink.fileno())
+
+
+def drop_half_line(path: Path) -> None:
+    """Cuts off what a killed run left behind the last whole line."""
+    body = path.read_bytes() if path.exists() else b""
+    if body and not body.endswith(b"\n"):
+        os.truncate(path, body.rfind(b"\n") + 1)
 
 
 def lines(path: Path, kind: type[R]) -> tuple[R, ...]:
@@ -141,7 +143,7 @@ def lines(path: Path, kind: type[R]) -> tuple[R, ...]:
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             out.append(decoder.decode(line))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ResultsUnreadable(
                 f"{path}:{number}: damaged: {error}", hint="remove the line, or measure again"
             ) from error
@@ -153,7 +155,7 @@ def find_run(results: Path, name: str) -> RunFolder:
     if (results / name / "run.json").exists() and name not in {"", ".", ".."}:
         return RunFolder(results / name)
     if Path(name, "run.json").exists():
-        return RunFolder(Path(name))
+        return RunFolder(Path(name).resolve())  # the id of "." is the folder's own name
     known = sorted(file.parent.name for file in results.glob("*/run.json"))
     started = [run for run in known if name and run.startswith(name)]
     if len(started) == 1:

@@ -1,11 +1,14 @@
 """The streaming client: one request sent, one `RequestRecord` back, whatever happens.
 
-Lines come from the response's own `readline`. Locust's `iter_lines` waits until 1,024 bytes are
-there, which delays the first token by several others and turns gaps between tokens into bursts.
-Only the time of a line is taken before it is parsed; no token is counted here, the server does that.
+It stands on geventhttpclient, which Locust's FastHttpUser stands on, but not on Locust's session:
+`iter_lines` there waits until 1,024 bytes are in, which delays the first token by several others and
+turns gaps between tokens into bursts; and a request yields to all other users after its clock has
+started, which at 100 users adds several milliseconds to each TTFT. Here the time of a line is taken
+before anything else is done with it, and tokens are never counted: the server does that.
 """
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -15,6 +18,8 @@ from urllib.parse import urlsplit
 
 import gevent
 import msgspec
+from geventhttpclient.connectionpool import ConnectionPool, SSLConnectionPool
+from geventhttpclient.response import HTTPSocketPoolResponse
 
 from harness.records import LoadJob, RequestRecord, Sampling
 
@@ -32,9 +37,70 @@ class Response(Protocol):
 
 
 class Transport(Protocol):
-    """What is used of geventhttpclient's HTTPClient: the plain one under Locust's FastHttpSession."""
+    """One user's way to the server: `open`, then `post`, then read the response to its end."""
 
-    def request(self, method: str, request_uri: str, body: bytes, headers: dict[str, str]) -> Response: ...
+    def open(self) -> None: ...
+    def post(self, path: str, body: bytes) -> Response: ...
+
+
+class Connection:
+    """A user's connection, kept from one request to the next as long as the server keeps it."""
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        is_secure = parts.scheme == "https"
+        host, port = parts.hostname or "", parts.port or (443 if is_secure else 80)
+        kind = SSLConnectionPool if is_secure else ConnectionPool
+        self._pool = kind(host, port, host, port, size=1, connection_timeout=timeout_s, network_timeout=timeout_s)
+        self._prefix = parts.path.rstrip("/")
+        self._host = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._socket: Any = None
+
+    def open(self) -> None:
+        """Have a connection that stands, a new one where the server has closed the old one.
+
+        All waiting is done here, also the turn that other users get while the old connection is looked
+        at: what follows `open` is sent at once.
+        """
+        self._put_back()
+        self._socket = self._pool.get_socket()
+        # Or the end of a prompt of several packets waits for the first ones to be acknowledged.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def post(self, path: str, body: bytes) -> Response:
+        """Send one request and wait for the headers; the response takes the connection over."""
+        head = (
+            f"POST {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: vllm-harness\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        connected, self._socket = self._socket, None
+        try:
+            connected.sendall(head.encode("ascii") + body)
+        except BaseException:
+            self._pool.release_socket(connected)
+            raise
+        response: Response = HTTPSocketPoolResponse(connected, self._pool, method="POST")
+        return response
+
+    def close(self) -> None:
+        """Hang up."""
+        self._put_back()
+        self._pool.close()
+
+    def _put_back(self) -> None:
+        if self._socket is not None:
+            self._pool.return_socket(self._socket)
+            self._socket = None
+
+
+def connect(transport: Transport) -> None:
+    """Have the connection stand before anything is timed.
+
+    A hundred that are opened in one instant cost tens of milliseconds. A server that cannot be reached
+    is the matter of the request that follows.
+    """
+    with contextlib.suppress(OSError):
+        transport.open()
 
 
 # ---------------------------------------------------------------- what is asked
@@ -212,18 +278,19 @@ def _error_text(error: object) -> str | None:
 
 class _Api(msgspec.Struct, frozen=True):
     path: str
-    idle_path: str
-    """A page that costs the server nothing."""
     event: Callable[[bytes], Event | None]
     answer: Callable[[bytes], Event | None]
 
 
-UNFINISHED: Final = (None, "abort", "error")
-"""Finish reasons of an answer that the server did not bring to an end."""
+UNFINISHED: Final[dict[str | None, str]] = {
+    None: "the answer ended without a finish reason",
+    "abort": "the server aborted the answer",
+    "error": "the server ended the answer with an error",
+}
 
 APIS: Final = {
-    "openai": _Api("/v1/chat/completions", "/v1/models", openai_event, openai_answer),
-    "ollama": _Api("/api/chat", "/api/version", ollama_event, ollama_event),
+    "openai": _Api("/v1/chat/completions", openai_event, openai_answer),
+    "ollama": _Api("/api/chat", ollama_event, ollama_event),
 }
 
 
@@ -280,21 +347,6 @@ class _Answer:
         self.output_tokens = self.output_tokens if event.output_tokens is None else event.output_tokens
 
 
-def connect(transport: Transport, job: LoadJob) -> None:
-    """Have the connection stand before anything is timed.
-
-    A hundred that are opened in one instant cost tens of milliseconds, which would count as TTFT of
-    each user's first request. A server that cannot be reached is the matter of that request.
-    """
-    response: Response | None = None
-    with contextlib.suppress(_Late, OSError, HTTPException):
-        with gevent.Timeout(job.load.request_timeout_s, _Late):
-            response = transport.request("GET", _uri(job, APIS[job.api].idle_path), b"", {})
-            response.read()
-    if response is not None:
-        response.release()
-
-
 def send(
     transport: Transport,
     job: LoadJob,
@@ -311,10 +363,12 @@ def send(
     body = msgspec.json.encode(request_body(job, prompt=prompt, output_tokens=output_tokens))
     answer = _Answer()
     response: Response | None = None
-    sent_s = clock()
+    sent_s = clock()  # stands where no connection can be had
     try:
         with gevent.Timeout(job.load.request_timeout_s, _Late):
-            response = transport.request("POST", _uri(job, api.path), body, {"Content-Type": "application/json"})
+            transport.open()
+            sent_s = clock()
+            response = transport.post(api.path, body)
             answer.headers_s = clock()
             answer.status = response.get_code()
             if answer.status != HTTPStatus.OK:
@@ -326,14 +380,15 @@ def send(
     except _Late:
         answer.fail(f"no end after {job.load.request_timeout_s:g} s")
     except (OSError, HTTPException) as error:
-        answer.fail(f"connection broken: {error}")
+        what = "no answer" if response is None else "the connection broke"
+        answer.fail(f"{what}: {error}")
     except msgspec.MsgspecError as error:
         answer.fail(f"not an answer of the {job.api} API: {error}")
     finally:
         if response is not None:
             response.release()
-    if answer.error is None and answer.finish_reason in UNFINISHED:
-        answer.error = f"the answer broke off: finish reason {answer.finish_reason}"
+    if answer.error is None:
+        answer.error = UNFINISHED.get(answer.finish_reason)
     return RequestRecord(
         user=user,
         index=index,
@@ -348,7 +403,3 @@ def send(
         error=answer.error,
         status=answer.status,
     )
-
-
-def _uri(job: LoadJob, path: str) -> str:
-    return urlsplit(job.url).path.rstrip("/") + path

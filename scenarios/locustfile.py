@@ -17,11 +17,11 @@ from typing import Any, Final, NoReturn
 import gevent
 import msgspec
 from gevent.event import Event
-from locust import FastHttpUser, events, task
+from locust import User, events, task
 from locust.exception import StopUser
 
 from harness.records import ClientHealth, LoadJob, RequestRecord
-from scenarios.client import connect, send
+from scenarios.client import Connection, connect, send
 from scenarios.prompts import prompt
 
 LAG_SLEEP_S: Final = 0.01
@@ -78,7 +78,7 @@ class Load:
         self.spawned = Barrier(job.users, on_full=_settle)
         self.warm = Barrier(job.users, on_full=lambda: None)
         self.measured = Barrier(job.users, on_full=self._start)
-        self._next_user = first_user
+        self._first_user = self._next_user = first_user
         self._present = job.users
         self._start_path = start_path
         self._on_end = on_end
@@ -122,7 +122,7 @@ class Load:
 
     def _start(self) -> None:
         if self._start_path is not None:
-            _await_others(self._start_path, ready=Path(f"{self.job.client_path}.ready"))
+            _await_others(self._start_path, ready=Path(f"{self._start_path}.ready-{self._first_user}"))
         gevent.spawn(self._lag.run)
         self._started_cpu_s, self._started_s = time.process_time(), time.perf_counter()
 
@@ -162,18 +162,15 @@ def _show(request_type: str, name: str, seconds: float, failure: Exception | Non
     )
 
 
-class LoadUser(FastHttpUser):  # type: ignore[misc]  # Locust is untyped
+class LoadUser(User):  # type: ignore[misc]  # Locust is untyped
     """One user of the cell: warm-up, then request after request."""
 
     def __init__(self, environment: Any) -> None:
         self.load: Load = environment.load
         self.number = self.load.enrol()
-        self.host = self.load.job.url
-        self.network_timeout = self.connection_timeout = self.load.job.load.request_timeout_s
-        super().__init__(environment)
-        # Below Locust's session, which reports a request at its headers and hides broken connections.
-        self.transport = self.client.client.clientpool.get_client(self.host)
+        self.connection = Connection(self.load.job.url, timeout_s=self.load.job.load.request_timeout_s)
         self.sent = 0
+        super().__init__(environment)
 
     @task  # type: ignore[untyped-decorator]
     def live(self) -> NoReturn:
@@ -183,7 +180,7 @@ class LoadUser(FastHttpUser):  # type: ignore[misc]  # Locust is untyped
         if load.job.has_warmup:
             self.ask(is_warmup=True)
         load.warm.wait()  # servers close connections that idle while others still warm up
-        connect(self.transport, load.job)
+        connect(self.connection)
         load.measured.wait()
         ended = 0
         while load.wants_more(ended):
@@ -194,11 +191,15 @@ class LoadUser(FastHttpUser):  # type: ignore[misc]  # Locust is untyped
         load.leave()
         raise StopUser
 
+    def on_stop(self) -> None:
+        """Hang up; Locust calls it at the end of each user."""
+        self.connection.close()
+
     def ask(self, *, is_warmup: bool) -> RequestRecord:
         """Send the next request."""
         job = self.load.job
         record = send(
-            self.transport,
+            self.connection,
             job,
             prompt=prompt(job.seed, self.number, self.sent, job.workload.prompt_words),
             user=self.number,

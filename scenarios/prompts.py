@@ -4,27 +4,26 @@ import hashlib
 import random
 from typing import Final
 
-# Common words of three to seven letters: one or two tokens each in the vocabularies we measure.
-WORDS: Final = tuple(
-    """
-    able about above across acid actor after again agree ahead alone along amber among angel anger angle
-    animal answer apple april arrow artist autumn baby bake ball band bank barn basket beach bean bear
-    beauty become begin behind bell bench berry best better bird blanket blue board boat body bone book
-    border bottle bottom bread break brick bridge bright bring broken brother brown brush bucket build
-    butter button cabin cable camera camp candle canvas captain carry castle cattle center chain chair
-    cherry chief child church circle citizen city clean clear clever climb clock cloth cloud coach coast
-    coffee cold color common cookie copper corner cotton country couple courage cousin cover create
-    creek crowd crown culture curtain daily dance danger daughter dawn deep deer desert desk dinner
-    doctor door double dragon dream dress drink drive early earth east echo edge eight elbow empty engine
-    enjoy evening every eye fabric face fair family famous farmer father feather fence field fifty finger
-    fire first fish flag flame floor flower follow forest forget fork forty fresh friend front fruit
-    future garden garlic gate gentle giant gift glass glove goat gold good grain grand grass gray great
-    green ground group guest guide guitar hammer hand happy harbor harvest heart heavy hello helmet
-    hidden high hill history hold hollow honest honey horse hotel hour house hungry hunter island jacket
-    jewel join journey judge juice jungle just kettle king kitchen kitten knee knife ladder lady lake
-    lamp land large laugh leaf learn leather left lemon letter level light linen lion listen little lively
-    """.split()
-)
+# Common words: one token each, or two, in the vocabularies we measure.
+_LIST = """
+able about above across acid actor after again agree ahead alone along amber among angel anger angle
+animal answer apple april arrow artist autumn baby bake ball band bank barn basket beach bean bear
+beauty become begin behind bell bench berry best better bird blanket blue board boat body bone book
+border bottle bottom bread break brick bridge bright bring broken brother brown brush bucket build
+butter button cabin cable camera camp candle canvas captain carry castle cattle center chain chair
+cherry chief child church circle citizen city clean clear clever climb clock cloth cloud coach coast
+coffee cold color common cookie copper corner cotton country couple courage cousin cover create
+creek crowd crown culture curtain daily dance danger daughter dawn deep deer desert desk dinner
+doctor door double dragon dream dress drink drive early earth east echo edge eight elbow empty engine
+enjoy evening every eye fabric face fair family famous farmer father feather fence field fifty finger
+fire first fish flag flame floor flower follow forest forget fork forty fresh friend front fruit
+future garden garlic gate gentle giant gift glass glove goat gold good grain grand grass gray great
+green ground group guest guide guitar hammer hand happy harbor harvest heart heavy hello helmet
+hidden high hill history hold hollow honest honey horse hotel hour house hungry hunter island jacket
+jewel join journey judge juice jungle just kettle king kitchen kitten knee knife ladder lady lake
+lamp land large laugh leaf learn leather left lemon letter level light linen lion listen little lively
+"""
+WORDS: Final = tuple(_LIST.split())
 
 
 def prompt(seed: int, user: int, index: int, words: int) -> str:

@@ -97,8 +97,7 @@ def plan(venv: Path) -> list[str]:
     lines.append(shlex.join(pip_install(python, has_extra_index=False)))
     again = shlex.join(pip_install(python, has_extra_index=True))
     lines.append(f"{again}  # only if the line above finds no CPU build of torch")
-    for name in TORCH_FAMILY:
-        lines.append(f"{shlex.join(uninstall(python, name))}  # only if it does not import")
+    lines += [f"{shlex.join(uninstall(python, name))}  # only if it does not import" for name in TORCH_FAMILY]
     return lines
 
 

@@ -4,7 +4,7 @@ Only processes that were started here are ever signalled, and none of them outli
 """
 
 import contextlib
-import logging
+import re
 import shlex
 import signal
 import socket
@@ -14,8 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Protocol
+from types import FrameType, TracebackType
+from typing import BinaryIO, Protocol, Self
 
 import psutil
 
@@ -25,8 +25,6 @@ from harness.errors import EngineError, EngineHung, EngineNotFound, EnginePortTa
 POLL_S = 0.25
 STOP_GRACE_S = 20.0
 
-_log = logging.getLogger(__name__)
-
 
 class ProcessGroup:
     """A program that was started by `process_group`, with everything that it starts itself."""
@@ -34,6 +32,7 @@ class ProcessGroup:
     def __init__(self, leader: subprocess.Popen[bytes], *, argv: Sequence[str], log: Path, log_start: int) -> None:
         self._leader = leader
         self._log_start = log_start
+        self._oom_kills_before = _oom_kills()
         self.argv = tuple(argv)
         self.log = log
         self.pid = leader.pid
@@ -57,6 +56,11 @@ class ProcessGroup:
         with self.log.open("rb") as file:
             file.seek(self._log_start)
             return file.read().decode(errors="replace")
+
+    def oom_kills(self) -> int | None:
+        """Processes that the kernel killed for want of memory since the start, anybody's. None: it does not tell."""
+        now = _oom_kills()
+        return None if now is None or self._oom_kills_before is None else now - self._oom_kills_before
 
     def listens_on(self, port: int) -> bool:
         """Whether one of our processes has the port; True where the system does not let us look."""
@@ -98,44 +102,36 @@ def process_group(
               grace_s: between SIGTERM and SIGKILL; an interrupt during this time cuts it short.
     Raises:   EngineNotFound: there is no such program.  EngineHung: a process of the group cannot be ended.
     """
-    with log.open("ab") as sink, contextlib.ExitStack() as stack:
+    with log.open("ab") as sink, _Watchdog() as guard:
         sink.write(f"$ {shlex.join(argv)}\n".encode())
         sink.flush()
+        leader = None
         try:
-            leader = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env=dict(env),
-                cwd=cwd,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise EngineNotFound(f"{argv[0]} cannot be started: {error.strerror}", log=log) from error
-        group = ProcessGroup(leader, argv=argv, log=log, log_start=sink.tell())
-        stack.callback(_stop, leader, grace_s=grace_s, log=log)
-        stack.enter_context(_guarded(leader.pid))
-        yield group
+            with _interrupts_held():  # between the start and the `try` that ends it
+                leader = _started(argv, sink=sink, env=env, cwd=cwd, log=log)
+                guard.watch(leader.pid)
+            yield ProcessGroup(leader, argv=argv, log=log, log_start=sink.tell())
+        finally:
+            if leader is not None:
+                _stop(leader, grace_s=grace_s, log=log)
+                guard.dismiss()
 
 
-@contextlib.contextmanager
-def _guarded(group: int) -> Iterator[None]:
-    """A watchdog beside `group` that ends it if we die; see watchdog.py."""
-    guard = subprocess.Popen(
-        [sys.executable, "-P", watchdog.__file__, str(group)],  # -P: its folder must not shadow the standard library
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    assert guard.stdin is not None
+def _started(
+    argv: Sequence[str], *, sink: BinaryIO, env: Mapping[str, str], cwd: Path | None, log: Path
+) -> subprocess.Popen[bytes]:
     try:
-        yield
-    finally:
-        with guard.stdin as pipe, contextlib.suppress(BrokenPipeError):
-            pipe.write(b"stopped")
-        guard.wait()
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise EngineNotFound(f"{argv[0]} cannot be started: {error.strerror}", log=log) from error
 
 
 def _stop(leader: subprocess.Popen[bytes], *, grace_s: float, log: Path) -> None:
@@ -151,6 +147,39 @@ def _stop(leader: subprocess.Popen[bytes], *, grace_s: float, log: Path) -> None
         raise EngineHung(f"processes {', '.join(map(str, left))} of the engine could not be ended", log=log)
 
 
+class _Watchdog:
+    """Ends a group when we die; see watchdog.py."""
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", watchdog.__file__],  # -P: its folder must not shadow the standard library
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return self
+
+    def watch(self, group: int) -> None:
+        self._write(f"{group}\n".encode())
+
+    def dismiss(self) -> None:
+        """The group is gone; without this the end of the `with` block has it ended."""
+        self._write(b"gone")
+
+    def _write(self, text: bytes) -> None:
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(text)
+                self._process.stdin.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        self._process.wait()
+
+
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM wait until the block is done; what it yields says whether one came.
@@ -159,7 +188,7 @@ def _interrupts_held() -> Iterator[Callable[[], bool]]:
     """
     came: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def note(number: int, _frame: FrameType | None) -> None:
         came.append(number)
 
     if threading.current_thread() is not threading.main_thread():  # no other thread is ever interrupted
@@ -169,10 +198,19 @@ def _interrupts_held() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(came)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for held, handler in before.items():
+            signal.signal(held, handler)
         for number in came[:1]:
             signal.raise_signal(number)
+
+
+def _oom_kills() -> int | None:
+    """The kernel's count since it booted. None: not Linux, or not told in this container."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
 
 
 def free_port() -> int:

@@ -79,13 +79,16 @@ def _born(pid: int) -> float | None:
 
 
 def main() -> None:
-    """Waits until standard input closes; a word before that means that the engine was stopped in order."""
-    group = int(sys.argv[1])
+    """Reads the group's number, then waits for the pipe to close; a word before that means that all ended in order."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    number = sys.stdin.buffer.readline()
+    if not number:
+        return  # the engine was never started
+    group = int(number)
     born = _born(group)
-    has_ended_well = bool(sys.stdin.buffer.read())
+    has_ended_in_order = bool(sys.stdin.buffer.read())
     # the number may have gone to a stranger since: then the leader's birth differs
-    if not has_ended_well and _born(group) in (born, None):
+    if not has_ended_in_order and _born(group) in (born, None):
         end_group(group, grace_s=ORPHAN_GRACE_S)
 
 

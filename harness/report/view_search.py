@@ -1,19 +1,29 @@
-"""The settings that a run measured and the search behind them, in words."""
+"""The settings that a run measured, and the search behind them, in words."""
 
-def settings(run: Run, trials: Sequence[Trial], sides: Sequence[Side]) -> Settings | None:
-    """The command line of the judged vLLM and the search behind it. None: no vLLM and no search."""
-    side = next((one for one in sides if one.look == 1 and one.facts and one.facts.engine == "vllm"), None)
-    facts = side.facts if side else None
-    if run.kind == "tune" and winner(run, trials) is None:
-        # What sides_of found is the defaults; the settings chosen are the preset's, if there is one.
-        facts = facts if run.preset is None or run.preset.is_default else None
-    if facts is None and run.preset is None and not trials:
+import shlex
+from collections.abc import Sequence
+from typing import Final
+
+from harness.records import Flags, Outcome, Run, Trial
+from harness.report import serve, words
+from harness.report.figures import bar, log_span
+from harness.report.page import Fact, Settings, Strip, Tile, TrialChart, TrialMark, TrialRow
+from harness.report.words import DASH, Shown
+
+UNSET: Final = "·"
+
+
+def settings(run: Run, trials: Sequence[Trial]) -> Settings | None:
+    """The command line of the judged vLLM and how its flags were found. None: no vLLM and no search."""
+    command = serve.block(run)
+    if not command and not trials:
         return None
-    flags = facts.flags if facts else run.preset.flags if run.preset else None
-    command, note = serve_line(run, flags, facts) if flags is not None else ("", "")
+    notes = preset_notes(run)
+    if command and not serve.source(run):
+        notes.append(f"Put the Hugging Face id or the folder of the weights in place of {run.model}.")
     return Settings(
         command=command,
-        notes=tuple(text for text in (note, *preset_notes(run, facts)) if text),
+        notes=tuple(notes),
         facts=search_facts(run, trials),
         trials=trial_rows(run, trials),
         trial_notes=trial_notes(run, trials),
@@ -21,78 +31,117 @@ def settings(run: Run, trials: Sequence[Trial], sides: Sequence[Side]) -> Settin
     )
 
 
-def serve_line(run: Run, flags: Flags, facts: EngineFacts | None) -> tuple[str, str]:
-    """`vllm serve MODEL --flag …`, quoted for a shell, and what to replace in it."""
-    source = hub_id(facts.argv) if facts else ""
-    note = "" if source else f"Put the Hugging Face id or the folder of the weights in place of {run.model}."
-    env = facts.env if facts else {}
-    first = " ".join(
-        [
-            *(f"{name}={shlex.quote(words.shown_value(name, value))}" for name, value in env.items()),
-            "vllm serve",
-            shlex.quote(source or run.model),
-        ]
-    )
-    lines = [first]
-    for name, value in flags.items():
-        lines.append("  " + " ".join(shlex.quote(word) for word in words.flag_words({name: value})))
-    return (" \\\n".join(lines) if len(lines) > 2 else " ".join(line.strip() for line in lines)), note
+def winner(run: Run, trials: Sequence[Trial]) -> Trial | None:
+    """The trial whose flags became the preset. None: the defaults won, or nothing has won yet."""
+    if run.preset is None or run.preset.is_default:
+        return None
+    same = [one for one in trials if one.number and one.flags == run.preset.flags and one.objective]
+    return max(same, key=lambda one: one.objective.value if one.objective else 0.0, default=None)
 
 
-def hub_id(argv: Sequence[str]) -> str:
-    """The model in a vLLM command line, if it is an id of a hub; empty where it is a folder of that machine."""
-    for name, value in zip(argv, argv[1:], strict=False):
-        if name in {"--model", "serve"} and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", value):
-            return value
-    return ""
+def tried(trials: Sequence[Trial]) -> list[Trial]:
+    """All but the defaults."""
+    return [one for one in trials if one.number]
 
 
-def preset_notes(run: Run, facts: EngineFacts | None) -> list[str]:
-    """Whether these settings beat the defaults, and whether they were found for what runs here."""
-    preset = run.preset
+def failed(trials: Sequence[Trial]) -> list[Trial]:
+    """Those tried that gave no figure to judge by."""
+    return [one for one in tried(trials) if one.outcome is not Outcome.MEASURED]
+
+
+# ---------------------------------------------------------------- what the search found
+
+
+def headline(run: Run, trials: Sequence[Trial]) -> str:
+    """Whether the winner beat vLLM's own defaults."""
+    count = words.plural(len(tried(trials)), "trial")
+    if run.preset is None:
+        measured = [one.objective for one in tried(trials) if one.objective]
+        best = max(measured, key=lambda found: found.value, default=None)
+        so_far = f"; the best so far, not confirmed, reached {words.ratio(best)} of the defaults" if best else ""
+        return f"No settings have been chosen yet, after {count}{so_far}."
+    if run.preset.is_default or run.preset.ratio is None:
+        return f"Nothing that was tried ({count}) was surely faster than vLLM's own defaults: keep them."
+    figure = words.ratio(run.preset.ratio)
+    if run.preset.ratio.low <= 1:
+        return f"The settings chosen reached {figure} of vLLM's own defaults; the interval does not show a gain."
+    return f"The settings found are {figure} as fast as vLLM's own defaults, judged by the {meaning(run)}."
+
+
+def objective(run: Run) -> str:
+    """By what the search judged, in its own words."""
+    return (run.preset.objective if run.preset else "") or run.objective
+
+
+def meaning(run: Run) -> str:
+    """The objective without its name: "balanced: geometric mean of …" → "geometric mean of …"."""
+    name, _, told = objective(run).partition(": ")
+    return told or (f"objective “{name}”" if name else "objective of the search")
+
+
+def strip(run: Run, trials: Sequence[Trial]) -> Strip | None:
+    """The search in counts. None: it has not begun."""
+    if not trials:
+        return None
+    tiles = [
+        Tile(name="settings tried", figure=Shown(text=f"{len(tried(trials))}")),
+        Tile(name="of them without a figure", figure=Shown(text=f"{len(failed(trials))}")),
+        Tile(name="time spent", figure=Shown(text=words.duration(sum(one.wall_s for one in trials)))),
+    ]
+    if run.preset and run.preset.ratio and not run.preset.is_default:
+        tiles.insert(0, Tile(name="winner ÷ defaults", figure=words.ratio(run.preset.ratio)))
+    return Strip(caption="", tiles=tuple(tiles))
+
+
+def preset_notes(run: Run) -> list[str]:
+    """Whether these settings beat the defaults, and whether they were found for what ran here."""
+    preset, facts = run.preset, serve.chosen(run)
     if preset is None:
-        return []
+        is_judged = run.kind != "tune" and facts is not None
+        return ["These are not settings of a search: there was no preset for this card and model."] if is_judged else []
     out = [against_defaults(run)]
     if facts and facts.version and preset.vllm_version and facts.version != preset.vllm_version:
         out.append(
-            f"Found with vLLM {preset.vllm_version}, measured here with {facts.version}: search again "
-            "before relying on it."
+            f"Found with vLLM {preset.vllm_version}, measured here with {facts.version}: search again before "
+            "relying on them."
         )
-    if run.host.gpu and preset.gpu_title and preset.gpu_title != run.host.gpu:
-        out.append(f"Found on {preset.gpu_title}, measured here on {run.host.gpu}.")
+    here = run.host.gpu or run.host.cpu
+    if preset.gpu_title and preset.gpu_title != here:
+        out.append(f"Found on {preset.gpu_title}, measured here on {here}.")
     return out
 
 
 def against_defaults(run: Run) -> str:
     """The winner against trial 0."""
     preset = run.preset
-    if preset is None:
-        return ""
-    if preset.is_default:
-        return "Nothing that was tried beat vLLM's own defaults, so these are the defaults."
+    if preset is None or preset.is_default:
+        return "Nothing that was tried was surely faster than vLLM's own defaults, so these are the defaults."
     if preset.ratio is None:
         return "It is not known how these settings compare with vLLM's own defaults."
     figure = words.ratio(preset.ratio)
     if preset.ratio.low > 1:
-        return f"These settings beat vLLM's own defaults: {figure}."
+        return f"In the search these settings beat vLLM's own defaults: {figure}."
     if preset.ratio.high < 1:
-        return f"These settings are slower than vLLM's own defaults: {figure}."
+        return f"In the search these settings were slower than vLLM's own defaults: {figure}."
     return f"It is open whether these settings beat vLLM's own defaults: {figure}."
 
 
 def search_facts(run: Run, trials: Sequence[Trial]) -> tuple[Fact, ...]:
     """Where the settings come from."""
     preset = run.preset
-    tried = sum(1 for one in trials if one.number)
-    failed = sum(1 for one in trials if one.number and one.outcome is not Outcome.MEASURED)
     facts = {
-        "Objective": run.objective or (preset.objective if preset else ""),
+        "Objective": objective(run),
         "Found by": f"run {run.tuned_in or preset.run}" if preset and (run.tuned_in or preset.run) else "",
         "Found on": f"{preset.gpu_title}, vLLM {preset.vllm_version}" if preset else "",
-        "Trials": f"{tried} besides the defaults, of which {failed} gave no figure" if trials else "",
+        "Trials": f"{len(tried(trials))} besides the defaults, of which {len(failed(trials))} gave no figure"
+        if trials
+        else "",
         "Time spent": words.duration(sum(one.wall_s for one in trials)) if trials else "",
     }
     return tuple(Fact(name=name, text=text) for name, text in facts.items() if text)
+
+
+# ---------------------------------------------------------------- the trials
 
 
 def trial_rows(run: Run, trials: Sequence[Trial]) -> tuple[TrialRow, ...]:
@@ -109,20 +158,23 @@ def by_number(trials: Sequence[Trial]) -> list[Trial]:
 
 def trial_row(trial: Trial, span: tuple[float, float], *, is_winner: bool) -> TrialRow:
     """One line of the trials table."""
-    is_base = trial.number == 0 and trial.outcome is Outcome.MEASURED and trial.objective is None
-    over = [f"{name} by {words.number(value)}" for name, value in trial.constraints.items() if value > 0]
-    reason = "; ".join(text for text in (trial.reason, f"over the limit: {', '.join(over)}" if over else "") if text)
     return TrialRow(
         number=trial.number,
         badge=words.outcome_badge(trial.outcome),
-        objective=Shown(text="1×", interval="by definition") if is_base else words.ratio(trial.objective),
+        objective=trial_objective(trial),
         bar=bar(trial.objective, span),
         flags=flag_texts(trial.flags) or ("vLLM's defaults",),
         launch=words.duration(trial.launch_s) if trial.launch_s is not None else DASH,
         wall=words.duration(trial.wall_s),
-        reason=reason,
+        reason=trial.reason,
         is_winner=is_winner,
     )
+
+
+def trial_objective(trial: Trial) -> Shown:
+    """The ratio to trial 0, which itself is 1 by definition."""
+    is_base = trial.number == 0 and trial.outcome is Outcome.MEASURED and trial.objective is None
+    return Shown(text="1×", interval="by definition") if is_base else words.ratio(trial.objective)
 
 
 def flag_texts(flags: Flags) -> tuple[str, ...]:
@@ -134,39 +186,39 @@ def trial_notes(run: Run, trials: Sequence[Trial]) -> tuple[str, ...]:
     """How to read the trials."""
     if not trials:
         return ()
-    level = confidence(one.objective for one in trials)
+    level = words.confidence(one.objective for one in trials)
     out = [f"The objective is a ratio to trial 0, vLLM's own defaults; in brackets its interval{level}."]
     if run.tuned_in:
         out.append(f"The search is run {run.tuned_in}; its trials were copied here.")
-    if any(one.outcome is not Outcome.MEASURED for one in trials):
+    if failed(trials):
         out.append("Settings that failed stay in the list: they tell where the limits of this machine are.")
-    if run.preset and not run.preset.is_default and winner(run, trials) is None:
-        out.append("The settings chosen are no trial of this list as a whole: flags without effect were taken out.")
     return tuple(out)
 
 
 def trial_chart(run: Run, trials: Sequence[Trial]) -> TrialChart | None:
     """The search as rows of flags and intervals. None: no trial but the defaults."""
-    if not any(one.number for one in trials):
+    if not tried(trials):
         return None
     ordered = by_number(trials)
     flags = varied(ordered)
     best = winner(run, ordered)
     marks = tuple(
         TrialMark(
-            name=f"{one.number}",
-            values=tuple(words.shown_value(flag, one.flags[flag]) if flag in one.flags else "·" for flag in flags),
+            name=str(one.number),
+            values=tuple(words.shown_value(flag, one.flags[flag]) if flag in one.flags else UNSET for flag in flags),
             objective=(one.objective.low, one.objective.value, one.objective.high) if one.objective else None,
             says=trial_says(one),
             is_winner=one is best,
         )
         for one in ordered
     )
-    told = (f"trial {mark.name}: {words.ratio(one.objective) if one.objective else mark.says}"
-            for mark, one in zip(marks, ordered, strict=True))
+    told = (
+        f"trial {mark.name}: {mark.says or words.ratio(one.objective)}"
+        for mark, one in zip(marks, ordered, strict=True)
+    )
     return TrialChart(
         name="trials",
-        title="Objective of each trial, against vLLM's own defaults",
+        title="Objective of each trial, as a ratio to vLLM's own defaults",
         flags=flags,
         marks=marks,
         description=f"{'; '.join(told)}.",
@@ -174,7 +226,7 @@ def trial_chart(run: Run, trials: Sequence[Trial]) -> TrialChart | None:
 
 
 def trial_says(trial: Trial) -> str:
-    """What stands in the chart where there is no interval, or beside one that does not count."""
+    """What stands in the chart where there is no interval that counts."""
     if trial.outcome is not Outcome.MEASURED:
         return trial.outcome.value
     return "" if trial.objective else "the defaults" if trial.number == 0 else "no figure"

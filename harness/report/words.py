@@ -5,7 +5,7 @@ Three significant digits; a bound has the decimals of its value. Nothing here kn
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +68,7 @@ MET: Final = {
     None: Badge(text="undecided", tone="unsure", sign="?"),
 }
 NOT_MEASURED: Final = Badge(text="not measured", tone="unsure", sign=DASH)
+NO_RATIO: Final = Badge(text="no ratio", tone="unsure", sign=DASH)
 CELL_STATES: Final = {
     CellState.MEASURED: Badge(text="measured", tone="plain", sign="✓"),
     CellState.INVALID: Badge(text="INVALID", tone="bad", sign="!"),
@@ -241,6 +242,19 @@ def ratio(found: Estimate | None) -> Shown:
 def times(value: float | None) -> str:
     """A ratio somebody chose, so as they wrote it: "1.5×", "2×"."""
     return DASH if value is None else f"{value:g}×"
+
+
+def confidence(estimates: Iterable[Estimate | None]) -> str:
+    """ " with 95% confidence"; empty where no estimate says."""
+    levels = sorted({one.confidence for one in estimates if one is not None})
+    percents = [f"{100 * level:.4g}" for level in levels]
+    return f" with {listed(percents, last='or')}% confidence" if percents else ""
+
+
+def footnotes(marks: Iterable[str]) -> tuple[str, ...]:
+    """The footnotes that are in use."""
+    used = set(marks)
+    return tuple(f"{DASH}{mark} {text}" for mark, text in FOOTNOTES.items() if mark in used)
 
 
 def geometric_mean(values: Sequence[float]) -> float:

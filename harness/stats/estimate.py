@@ -9,7 +9,7 @@ from scipy import stats
 from harness.records import Estimate
 
 CONFIDENCE = 0.95
-BOOTSTRAP_ROUNDS = 500
+MIN_GROUPS = 6
 
 
 def quantile(values: np.ndarray, q: float, *, unit: str) -> Estimate | None:
@@ -38,42 +38,55 @@ def quantile(values: np.ndarray, q: float, *, unit: str) -> Estimate | None:
     )
 
 
-def clustered_quantile(groups: Sequence[np.ndarray], q: float, *, unit: str, seed: int = 0) -> Estimate | None:
-    """The quantile of all values together, its interval by resampling whole groups.
+def clustered_quantile(groups: Sequence[np.ndarray], q: float, *, unit: str) -> Estimate | None:
+    """The quantile of all values together, its interval from how much whole groups differ.
 
-    Gaps between tokens of one answer resemble each other, so the answers are resampled, not the gaps.
+    Gaps between tokens of one answer resemble each other, so answers are the sample, not gaps. Woodruff's interval:
+    the standard error of the share of values up to the quantile, by leaving out one group at a time, with
+    Student's t for the number of groups; then the quantiles at both ends of that share (Sarndal, Swensson and
+    Wretman, Model Assisted Survey Sampling, 5.11; Cameron and Miller 2015 for the jackknife). A kind of group that is
+    too rare to be in the sample is not in the interval either.
 
-    Returns:  `n` counts groups. None under 6 groups.
+    Returns:  `n` counts groups. None under 6 groups, and where they differ so much that the interval would reach
+              beyond the smallest or largest value.
     """
-    if len(groups) < 6:
+    filled = [group for group in groups if len(group)]
+    if len(filled) < MIN_GROUPS:
         return None
-    pool = np.concatenate(groups)
-    starts = np.cumsum([0, *[len(group) for group in groups]])
-    draws = np.random.default_rng(seed).integers(0, len(groups), size=(BOOTSTRAP_ROUNDS, len(groups)))
-    order = np.argsort(pool, kind="stable")
-    owner = np.repeat(np.arange(len(groups)), np.diff(starts))[order]
-    ordered = pool[order]
-    found = np.empty(BOOTSTRAP_ROUNDS)
-    for round_, draw in enumerate(draws):
-        weight = np.bincount(draw, minlength=len(groups))[owner]  # how often each value was drawn
-        reached = np.cumsum(weight)
-        found[round_] = ordered[np.searchsorted(reached, q * reached[-1])]
-    low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    pool = np.sort(np.concatenate(filled))
     value = float(np.quantile(pool, q))
+    sizes = np.array([len(group) for group in filled])
+    below = np.array([np.count_nonzero(group < value) for group in filled])
+    up_to = np.array([np.count_nonzero(group <= value) for group in filled])
+    # Many values may equal the quantile; then the one share may be alike in all groups where the other is not.
+    error = max(jackknife_error(below, sizes), jackknife_error(up_to, sizes))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(filled) - 1)) * error
+    if q - half < 0 or q + half > 1:
+        return None
+    low, high = (float(np.quantile(pool, share, method="inverted_cdf")) for share in (q - half, q + half))
     return Estimate(
         value=value,
-        low=min(float(low), value),
-        high=max(float(high), value),
+        low=min(low, value),
+        high=max(high, value),
         confidence=CONFIDENCE,
-        n=len(groups),
+        n=len(filled),
         unit=unit,
     )
+
+
+def jackknife_error(counts: np.ndarray, sizes: np.ndarray) -> float:
+    """Standard error of sum(counts) / sum(sizes) over groups, by leaving out one group at a time."""
+    without = (counts.sum() - counts) / (sizes.sum() - sizes)
+    spread = np.sort((without - counts.sum() / sizes.sum()) ** 2)  # sorted: the same sum for any order of groups
+    return math.sqrt((len(counts) - 1) / len(counts) * float(np.sum(spread)))
 
 
 def rate(times_s: np.ndarray, amounts: np.ndarray, *, start_s: float, end_s: float, unit: str) -> Estimate | None:
     """Amount per second in a window, its interval by batch means over ten equal slices.
 
-    Slices are longer than a token gap, and so nearly independent; see Law, Simulation Modeling, 9.5.
+    See Law, Simulation Modeling, 9.5: good for slices that are nearly independent. Slices much shorter than a request
+    resemble each other, and the interval is then too narrow (a window of one to five requests per user, answers that
+    are not streamed: it held the true rate in 75% to 90% of simulated cells). Bursts mostly make it wider.
 
     Returns:  None for a window under one second. `n` is the number of slices.
     """

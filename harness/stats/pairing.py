@@ -7,7 +7,7 @@ import msgspec
 
 from harness.records import Cell, CellState, Comparison, Estimate, Target, Verdict
 from harness.stats.estimate import ratio
-from harness.stats.verdict import is_met, verdict
+from harness.stats.verdict import NOISE_RATIO, is_met, verdict
 
 METRICS = ("output_tok_s", "ttft_s.p50", "itl_s.p50", "tpot_s.p50", "e2e_s.p50", "e2e_s.p95")
 MAX_LENGTH_DIFFERENCE = 0.01
@@ -25,13 +25,17 @@ def value(cell: Cell, metric: str) -> float | None:
 def comparisons(
     baseline: Sequence[Cell], candidate: Sequence[Cell], *, targets: Sequence[Target], gpu: str, model: str
 ) -> tuple[Comparison, ...]:
-    """One row per scenario, users and metric that either side measured, in the order measured."""
+    """One row per scenario, users and metric that either side measured or a target names, in the order measured.
+
+    A target whose figure is missing has its row too, with the reason: left out, it would count as met.
+    """
     loads = dict.fromkeys((cell.scenario, cell.users) for cell in (*baseline, *candidate))
     rows = []
     for scenario, users in loads:
         ours = [[c for c in side if (c.scenario, c.users) == (scenario, users)] for side in (baseline, candidate)]
-        for metric in METRICS:
-            if any(value(cell, metric) is not None for side in ours for cell in side):
+        aimed = {target.metric for target in targets if (target.scenario, target.users) == (scenario, users)}
+        for metric in dict.fromkeys((*METRICS, *sorted(aimed))):
+            if metric in aimed or any(value(cell, metric) is not None for side in ours for cell in side):
                 row = comparison(ours[0], ours[1], scenario=scenario, users=users, metric=metric)
                 rows.append(with_target(row, ours[1], targets=targets, gpu=gpu, model=model))
     return tuple(rows)
@@ -53,7 +57,7 @@ def comparison(
         candidate=geometric_mean(sides[1]),
         ratio=found,
         verdict=verdict(found),
-        reason=reason or ("" if verdict(found) != Verdict.UNDECIDED else "the interval reaches over 1: more repeats"),
+        reason=reason or why_undecided(found),
     )
 
 
@@ -71,15 +75,23 @@ def why_not(
         if len(values) < 2:
             bad = [cell for cell in cells if cell.state != CellState.MEASURED]
             because = f": {bad[0].state}, {'; '.join(bad[0].reasons)}" if bad else ""
+            if len(values) < len(cells) and not bad:
+                because = f": too few requests in a repeat for an interval around {metric}"
             return f"{len(values)} of {len(cells)} repeats of the {name} count, 2 are needed{because}"
     if metric.startswith("e2e"):
-        lengths = [mean_output_tokens(side) for side in (baseline, candidate)]
-        if lengths[0] and lengths[1] and abs(lengths[1] / lengths[0] - 1) > MAX_LENGTH_DIFFERENCE:
-            return (
-                f"answers differ in length ({lengths[0]:.1f} and {lengths[1]:.1f} tokens): "
-                "whole answers are not the same work"
-            )
+        old, new = mean_output_tokens(baseline), mean_output_tokens(candidate)
+        if old and new and max(old, new) / min(old, new) - 1 > MAX_LENGTH_DIFFERENCE:
+            return f"answers differ in length ({old:.1f} and {new:.1f} tokens): whole answers are not the same work"
     return ""
+
+
+def why_undecided(found: Estimate | None) -> str:
+    """Why values on both sides gave no verdict; empty where they gave one."""
+    if found is None:
+        return "a repeat measured a value that is not positive: no ratio can be formed"
+    if verdict(found) != Verdict.UNDECIDED:
+        return ""
+    return f"the interval reaches over a limit of {NOISE_RATIO:.0%} around 1: more repeats"
 
 
 def mean_output_tokens(cells: Sequence[Cell]) -> float | None:

@@ -39,8 +39,8 @@ class Figures(Record, frozen=True, kw_only=True):
 def figures(records: Sequence[RequestRecord], *, health: ClientHealth | None, users: int) -> Figures:
     """The figures of one cell.
 
-    Latencies are of the requests that were sent inside the steady window and ended well, however late: leaving out
-    those that end after it would leave out the slow ones. Throughput counts the tokens that arrived inside it.
+    Latencies are of the requests that belong to the steady window and ended well. Throughput counts the tokens that
+    arrived inside it.
 
     Args:  records: of one cell, warm-up included (it is left out here). health: None where the client left none.
     """
@@ -48,7 +48,7 @@ def figures(records: Sequence[RequestRecord], *, health: ClientHealth | None, us
     good = table[table["is_ok"]]
     failures = len(table) - len(good)
     window = steady_window(table, users=users)
-    inside = records if window is None else [r for r in records if window.start_s <= r.sent_s <= window.end_s]
+    inside = records if window is None else [r for r in records if belongs(r, window)]
     sent = frame.requests(inside)
     sent = sent[sent["is_ok"]]
     gaps = frame.token_gaps(inside)
@@ -72,6 +72,15 @@ def figures(records: Sequence[RequestRecord], *, health: ClientHealth | None, us
         prompt_tokens_mean=mean(good["prompt_tokens"]),
         output_tokens_mean=mean(good["output_tokens"]),
     )
+
+
+def belongs(record: RequestRecord, window: Window) -> bool:
+    """Whether the request was sent before the window ended, and spent at least half of its time after it began.
+
+    All users start at once, but one of them is the last to send, and with it the window begins. A request that ends
+    after the window still counts, however late: leaving it out would leave out the slow ones.
+    """
+    return record.sent_s <= window.end_s and (record.sent_s + record.end_s) / 2 >= window.start_s
 
 
 def metric(values: "pd.Series[float]") -> Metric:

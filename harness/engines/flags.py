@@ -1,0 +1,191 @@
+"""Engine flags: as words of a command line, what an installed vLLM knows, and combinations that it refuses."""
+
+import difflib
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from harness.errors import EngineBadFlag, EngineCrashed
+from harness.records import Flags, FlagValue
+
+ENTRY: Final = "vllm.entrypoints.openai.api_server"
+"""The `vllm` command of the CPU build does not start, because it looks for the distribution "vllm"; this does."""
+HELP_TIMEOUT_S: Final = 180.0
+OPTION_LINE: Final = re.compile(r"^  -.*$", re.MULTILINE)
+"""Where the help defines flags; its descriptions name flags too, also ones that are gone."""
+OPTION: Final = re.compile(r"(?<![\w-])--([a-zA-Z][\w-]*)")
+SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Install:
+    """A vLLM on this machine."""
+
+    python: Path
+    """Its interpreter, not resolved: a virtual environment is known by its link."""
+    version: str
+
+    @property
+    def title(self) -> str:
+        """For people: "vLLM 0.32.0", without the build after a plus sign."""
+        return f"vLLM {self.version.partition('+')[0]}"
+
+
+def words(flags: Mapping[str, FlagValue]) -> list[str]:
+    """Flags as words of a command line: True is the bare flag, False its --no- form."""
+    found = []
+    for name, value in flags.items():
+        if value is True:
+            found.append(f"--{name}")
+        elif value is False:
+            found.append(f"--no-{name}")
+        elif str(value).startswith("-"):  # argparse would take it for a flag
+            found.append(f"--{name}={value}")
+        else:
+            found += [f"--{name}", str(value)]
+    return found
+
+
+# ---------------------------------------------------------------- what this vLLM knows
+
+
+def known_flags(install: Install, *, cache: Path | None = None) -> frozenset[str]:
+    """Names without dashes of all flags that this vLLM has, from its own help.
+
+    Asking takes around ten seconds, because vLLM imports torch for it, so the answer is kept.
+    Args:     cache: folder of the kept answers. None: the user's cache folder.
+    Raises:   EngineCrashed: it cannot even print its help.
+    """
+    key = hashlib.sha256(f"{install.python.absolute()} {install.version}".encode()).hexdigest()[:16]
+    kept = (cache or cache_folder() / "flags") / f"{key}.json"
+    if kept.is_file():
+        return frozenset(msgspec.json.decode(kept.read_bytes(), type=list[str]))
+    found = _asked_flags(install)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    fresh = kept.with_suffix(f".{os.getpid()}")
+    fresh.write_bytes(msgspec.json.encode(sorted(found)))
+    fresh.replace(kept)  # in one step: another harness may read it now
+    return found
+
+
+def cache_folder() -> Path:
+    """Where things lie that can be made again at a price."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-harness"
+
+
+def _asked_flags(install: Install) -> frozenset[str]:
+    said = ""
+    for word in ("--help=all", "--help"):  # since 0.11 a plain --help names only the groups; before, it said all
+        answer = _answer([str(install.python), "-m", ENTRY, word], title=install.title)
+        found = frozenset(name for line in OPTION_LINE.findall(answer.stdout) for name in OPTION.findall(line))
+        if answer.returncode == 0 and "model" in found:
+            return found
+        said = said or (answer.stderr.strip().splitlines() or ["without a word"])[-1]
+    raise EngineCrashed(
+        f"{install.title} at {install.python} cannot print its help: {said}",
+        hint=f"try it: {install.python} -m {ENTRY} --help=all",
+    )
+
+
+def _answer(argv: list[str], *, title: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=HELP_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineCrashed(f"{title} did not print its help within {HELP_TIMEOUT_S:.0f} s") from error
+
+
+def check_known(flags: Flags, known: Collection[str], *, install: Install) -> None:
+    """Nothing, where this version knows all flags. Raises: EngineBadFlag, with the nearest name that it knows."""
+    for name in flags:
+        plain = name.replace("_", "-").partition(".")[0]  # --compilation-config.mode sets a key of a JSON flag
+        if plain in known:
+            continue
+        near = difflib.get_close_matches(plain, known, n=1)
+        raise EngineBadFlag(
+            f"{install.title} does not know the flag --{name}",
+            hint=f"did you mean --{near[0]}?" if near else f"all that it knows: {install.python} -m {ENTRY} --help=all",
+        )
+
+
+# ---------------------------------------------------------------- what vLLM refuses
+
+
+def violations(flags: Flags, *, model_max_len: int | None, needed_tokens: int | None) -> list[str]:
+    """Why vLLM would refuse these flags, or could not serve the load: one sentence each, empty if all is well.
+
+    Source: `verify_max_model_len` in vllm/config/scheduler.py and `_get_and_verify_max_len` in vllm/config/model.py.
+    A flag that is not given is not judged: its default depends on the card.
+    Args:     model_max_len: what the model was made for; None where it is not known.
+              needed_tokens: prompt and answer of the longest request; None where there is no load yet.
+    """
+    batched, seqs, active, prefill, context = (
+        _count(flags, name)
+        for name in (
+            "max-num-batched-tokens", "max-num-seqs", "max-num-active-seqs", "long-prefill-token-threshold",
+            "max-model-len",
+        )
+    )  # fmt: skip
+    longest = context or model_max_len
+    rules = [
+        (
+            batched is not None and seqs is not None and batched < seqs,
+            f"max-num-batched-tokens {batched} is less than max-num-seqs {seqs}",
+        ),
+        (
+            active is not None and seqs is not None and active > seqs,
+            f"max-num-active-seqs {active} is more than max-num-seqs {seqs}",
+        ),
+        (
+            prefill is not None and longest is not None and prefill > longest,
+            f"long-prefill-token-threshold {prefill} is more than the context of {longest}",
+        ),
+        (
+            context is not None and model_max_len is not None and context > model_max_len,
+            f"max-model-len {context} is more than the {model_max_len} that the model knows",
+        ),
+        (
+            batched is not None and longest is not None and batched < longest and not _is_chunked(flags),
+            f"max-num-batched-tokens {batched} is less than the context of {longest}, without chunked prefill",
+        ),
+        (
+            needed_tokens is not None and longest is not None and longest < needed_tokens,
+            f"a context of {longest} does not hold a request of {needed_tokens} tokens",
+        ),
+        (
+            "cudagraph-capture-sizes" in flags and "max-cudagraph-capture-size" in flags,
+            "cudagraph-capture-sizes and max-cudagraph-capture-size exclude each other",
+        ),
+        (
+            (_count(flags, "api-server-count") or 1) > 1,
+            f"api-server-count has no effect on python -m {ENTRY}",
+        ),
+    ]
+    return [reason for is_broken, reason in rules if is_broken]
+
+
+def _is_chunked(flags: Flags) -> bool:
+    return flags.get("enable-chunked-prefill", True) is True and flags.get("no-enable-chunked-prefill") is not True
+
+
+def _count(flags: Flags, name: str) -> int | None:
+    """A count as vLLM reads it: 8k is 8000, 8K is 8192. None: not given, or left to vLLM ("auto", -1)."""
+    value = flags.get(name)
+    if value is None or isinstance(value, bool):
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)", str(value))
+    return int(float(found[1]) * SUFFIXES.get(found[2], 1)) if found else None

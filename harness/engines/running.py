@@ -1,0 +1,91 @@
+"""A running engine, as the rest of the harness sees it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.engines.failures import failure
+from harness.engines.process import ProcessGroup
+from harness.errors import EngineError
+from harness.records import EngineFacts, Flags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A server that answers, with what it takes to speak to it and to say what it is."""
+
+    name: str
+    """"vllm", "ollama", "llamacpp" or "reference"."""
+    title: str
+    """For people: "vLLM 0.32.0"."""
+    version: str
+    url: str
+    api: str
+    """"openai" or "ollama"."""
+    dialect: str
+    """Which extra request fields it takes: see `records.LoadJob`."""
+    model: str
+    """The id to send in requests."""
+    launch_s: float
+    """From the start of the program until it could answer a request."""
+    process: ProcessGroup | None = None
+    """None: it ran before we came, and will run after."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Only what bears on the engine: what we set, and what it took over from us by its own name."""
+    resolved: Flags = field(default_factory=dict)
+    """What the engine itself says that it took, by flag name; empty where it says nothing."""
+    slots: int | None = None
+    """Requests that it works on at a time. None: not a thing this engine has, or not known."""
+
+    @property
+    def pid(self) -> int | None:
+        """First process of the engine. None: not ours."""
+        return None if self.process is None else self.process.pid
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The command that started it; empty for one that is not ours."""
+        return () if self.process is None else self.process.argv
+
+    @property
+    def log(self) -> Path | None:
+        """The engine's own output. None: not ours."""
+        return None if self.process is None else self.process.log
+
+    def check(self) -> None:
+        """Nothing, while the process lives; one that is not ours is not looked at.
+
+        Raises: EngineCrashed with the telling last lines of the log, or a better name for it
+                (EngineOutOfMemory…) where the log gives one.
+        """
+        if self.process is not None and self.process.returncode is not None:
+            raise death(self.title, self.process)
+
+    def facts(self, *, role: str, precision: str, flags: Flags) -> EngineFacts:
+        """This engine as a run remembers it."""
+        return EngineFacts(
+            role=role,
+            engine=self.name,
+            title=self.title,
+            version=self.version,
+            precision=precision,
+            flags=flags,
+            resolved=self.resolved,
+            argv=self.argv,
+            env=dict(self.env),
+            slots=self.slots,
+            log=self.log.name if self.log is not None else "",
+            launch_s=None if self.process is None else self.launch_s,
+        )
+
+
+def death(title: str, process: ProcessGroup, *, model: str = "") -> EngineError:
+    """Why the engine's process has ended, by its log; `model` is what it was to load."""
+    return failure(
+        title,
+        process.output(),
+        returncode=process.returncode,
+        oom_kills=process.oom_kills(),
+        log=process.log,
+        model=model,
+    )

@@ -1,0 +1,62 @@
+"""The `vllm serve` line of a run, ready to copy."""
+
+import itertools
+import re
+import shlex
+from typing import Final
+
+from harness.records import EngineFacts, Run
+from harness.report import words
+
+# What the harness sets to be left alone and to look inside; none of it belongs on a server of one's own.
+MEASURING_ENV: Final = frozenset({"VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "VLLM_SERVER_DEV_MODE", "HF_HUB_OFFLINE"})
+
+
+def chosen(run: Run) -> EngineFacts | None:
+    """The vLLM that ran with the settings that the run is about. None: it has chosen none, or started no vLLM."""
+    servers = [facts for facts in run.engines if facts.engine == "vllm"]
+    if run.kind != "tune":
+        return next((facts for facts in servers if facts.role in {"candidate", "bench"}), None)
+    if run.preset is None:
+        return None
+    if run.preset.is_default:
+        return next((facts for facts in servers if facts.role == "baseline"), None)
+    wanted = run.preset.flags.items()
+    same = [facts for facts in servers if wanted <= facts.flags.items()]
+    return min(same, key=lambda facts: len(facts.flags), default=None)
+
+
+def lines(run: Run) -> list[str]:
+    """The command in pieces, one flag each, quoted for a shell; empty where the run has no settings to show."""
+    facts = chosen(run)
+    if facts is None and run.preset is None:
+        return []
+    flags = facts.flags if facts else run.preset.flags if run.preset else {}
+    env = {name: value for name, value in facts.env.items() if name not in MEASURING_ENV} if facts else {}
+    before = " ".join(f"{name}={shlex.quote(words.shown_value(name, value))}" for name, value in env.items())
+    return [
+        *([before] if before else []),
+        f"vllm serve {shlex.quote(source(run) or run.model)}",
+        *(shlex.join(words.flag_words({name: value})) for name, value in flags.items()),
+    ]
+
+
+def line(run: Run) -> str:
+    """The command on one line."""
+    return " ".join(lines(run))
+
+
+def block(run: Run) -> str:
+    """The command with a flag on each line; still one command to a shell."""
+    parts = lines(run)
+    return " \\\n  ".join(parts) if len(parts) > 2 else " ".join(parts)
+
+
+def source(run: Run) -> str:
+    """The model as vLLM took it, if that is an id of a hub; empty where it is a folder of that machine."""
+    facts = chosen(run)
+    argv = facts.argv if facts else ()
+    for name, value in itertools.pairwise(argv):
+        if name in {"--model", "serve"} and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", value):
+            return value
+    return ""
