@@ -68,7 +68,7 @@ demo: ## from nothing to the report: tune, then compare with Ollama or llama.cpp
 	@start=$$(date +%s); told=$$(mktemp); trap 'rm -f "$$told"' EXIT; \
 	$(MAKE) --no-print-directory model || exit $$?; \
 	baseline=llamacpp; if command -v ollama >/dev/null; then baseline=ollama; fi; \
-	$(BIN)/harness tune --trials 5 --vllm-python $(VLLM_PYTHON) || exit $$?; \
+	$(BIN)/harness tune --vllm-python $(VLLM_PYTHON) || exit $$?; \
 	code=0; \
 	$(BIN)/harness compare --baseline $$baseline --vllm-python $(VLLM_PYTHON) > "$$told" || code=$$?; \
 	grep -v '^report: ' "$$told"; \

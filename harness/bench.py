@@ -16,6 +16,7 @@ from harness.progress import Progress, Say
 from harness.records import (
     Cell,
     CellState,
+    ClosedLoop,
     EngineFacts,
     Flags,
     LaunchSpec,
@@ -152,7 +153,7 @@ def launched(
 ) -> Iterator["Bench"]:
     """The engine, started and ready, as something that measures; its facts are in run.json before it is used."""
     log = recording.folder.path / f"engine-{role.replace(' ', '-')}-{spec.engine}.log"
-    progress.note(f"{role}: {'attaching to' if spec.url else 'starting'} {spec.engine} (log: {log})")
+    progress.note(f"{role}: asking {spec.url}" if spec.url else f"{role}: starting {spec.engine} (log: {log})")
     with engines.launched(spec, log=log) as engine:
         facts = engine.facts(role=role, precision=spec.precision, flags=spec.flags)
         facts = msgspec.structs.replace(facts, title=facts.title + title_suffix)
@@ -192,7 +193,7 @@ class Bench:
             dialect=self.engine.dialect,
             model=self.engine.model,
             workload=scenario.workload,
-            load=scenario.load,
+            load=load_at(scenario.load, users),
             users=users,
             repeat=repeat,
             seed=cell_seed(self._recording.run.seed, users=users, repeat=repeat, scenario=scenario.name),
@@ -238,6 +239,12 @@ class Bench:
         folder.append_cell(cell)
         self._progress.done(cell_step(self.facts.engine, scenario, users), cell_line(cell))
         return cell
+
+
+def load_at(load_plan: ClosedLoop, users: int) -> ClosedLoop:
+    """The loop with what each of so many users must end, for the level to have `min_requests` in all."""
+    each = max(load_plan.requests_per_user, -(-load_plan.min_requests // users))
+    return msgspec.structs.replace(load_plan, requests_per_user=each)
 
 
 def cell_seed(seed: int, *, users: int, repeat: int, scenario: str) -> int:

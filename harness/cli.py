@@ -495,14 +495,14 @@ def compare_command(
     else:
         click.echo(text.comparison_table(run))
         click.echo(f"report: {page}")
-    return compare_exit_code(run, cells)
+    return compare_exit_code(run)
 
 
-def compare_exit_code(run: Run, cells: Sequence[Cell]) -> int:
-    """0 only where every judged target is met; a target that bad cells leave open is not a missed one."""
+def compare_exit_code(run: Run) -> int:
+    """0 only where every judged target is met; one that no ratio could be formed for is not a missed one."""
     judged = [row for row in run.comparisons if row.target is not None]
     open_rows = [row for row in judged if row.ratio is None]
-    if open_rows and any(cell.state != CellState.MEASURED for cell in cells):
+    if open_rows:
         raise MeasurementInvalid(
             f"{len(open_rows)} of {len(judged)} targets cannot be judged: {open_rows[0].reason}",
             hint="run `harness doctor`, then measure again; the records are kept",

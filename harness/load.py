@@ -210,17 +210,17 @@ def _locust(part: Share, *, folder: Path, log: Path, start: Path | None) -> Iter
     try:
         yield child
     finally:
-        _stop_group(child)
+        stop_group(child, grace_s=STOP_GRACE_S)
 
 
-def _stop_group(child: subprocess.Popen[bytes]) -> None:
+def stop_group(child: subprocess.Popen[bytes], *, grace_s: float) -> None:
     """End a process group that we started: asked first, then made to, also when we are hurried meanwhile."""
     if child.poll() is not None:
         return
     try:
         _signal_group(child, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(STOP_GRACE_S)
+            child.wait(grace_s)
     finally:
         if child.poll() is None:
             _signal_group(child, signal.SIGKILL)

@@ -131,6 +131,8 @@ class ClosedLoop(Record, frozen=True, kw_only=True):
     users: tuple[int, ...]
     requests_per_user: int
     """Each user ends at least so many requests, however long that takes (up to `max_s`)."""
+    min_requests: int = 8
+    """and all users together at least so many: a median needs 6 for its interval."""
     min_s: float
     """and goes on until this much time has passed."""
     max_s: float
@@ -453,7 +455,7 @@ class Preset(Record, frozen=True, kw_only=True):
     model: str
     flags: Flags
     is_default: bool
-    """True: nothing beat vLLM's own defaults; `flags` is then empty."""
+    """True: nothing beat vLLM's own defaults; `flags` is then what these need to start, mostly nothing."""
     objective: str
     ratio: Estimate | None = None
     """The winner against the baseline. None: there was no winner."""

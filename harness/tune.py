@@ -161,8 +161,8 @@ class Study:
         recording.folder.set_aside_cells(whole_roles=map(role_of, (trial.number for trial in self._trials)))
         self._cells = list(recording.folder.cells())
         left = (plan.trials if plan.trials is not None else 8) + 1 - len(self._trials)
-        one = planned_steps("vllm", {plan.scenario.name: (plan.scenario, plan.users)}, repeats=plan.repeats)
-        self.progress = Progress(one * max(left, 0), say=say)
+        self._one_trial = planned_steps("vllm", {plan.scenario.name: (plan.scenario, plan.users)}, repeats=plan.repeats)
+        self.progress = Progress(self._one_trial * max(left, 0), say=say)
 
     # ------------------------------------------------------------ the order of things
 
@@ -244,14 +244,22 @@ class Study:
     def _try(self, flags: Flags) -> Trial:
         """One candidate, measured or failed, written and said. Raises: EngineError that is not the flags' fault."""
         number, since = len(self._trials), time.monotonic()
+        cells_before = len(self.recording.folder.cells())
         try:
             trial = self._measured(number, flags)
         except tuple(OUTCOMES) as error:
             trial = failed_trial(number, flags, error, wall_s=time.monotonic() - since)
             self.progress.note(f"trial {number}: {trial.outcome}: {trial.reason}")
+            self._skip_rest(cells_before)
         self._trials.append(trial)
         self.recording.folder.append_trial(trial)
         return trial
+
+    def _skip_rest(self, cells_before: int) -> None:
+        """Takes the steps that a failed trial will not come to out of the time left."""
+        steps = [kind for kind, _ in self._one_trial]
+        for kind in steps if len(self.recording.folder.cells()) == cells_before else steps[1:]:
+            self.progress.skip(kind)
 
     def _measured(self, number: int, flags: Flags) -> Trial:
         """One launch and all its cells. Raises: EngineError."""

@@ -19,12 +19,17 @@ from urllib.parse import urlsplit
 import gevent
 import msgspec
 from geventhttpclient.connectionpool import ConnectionPool, SSLConnectionPool
-from geventhttpclient.response import HTTPSocketPoolResponse
+from geventhttpclient.response import HTTPConnectionClosed, HTTPSocketPoolResponse
 
 from harness.records import LoadJob, RequestRecord, Sampling
 
 Clock = Callable[[], float]
 Body = dict[str, Any]
+
+
+SYSTEM: Final = "You are a helpful assistant."
+"""Said in every request: without it some templates put in a system message of their own and others none, and the same
+question would be a longer prompt to one engine than to the other."""
 
 
 class Response(Protocol):
@@ -36,8 +41,15 @@ class Response(Protocol):
     def release(self) -> None: ...
 
 
+class StaleConnection(Exception):
+    """The server closed a kept connection just as it was used again: not a byte of an answer came."""
+
+
 class Transport(Protocol):
-    """One user's way to the server: `open`, then `post`, then read the response to its end."""
+    """One user's way to the server: `open`, then `post`, then read the response to its end.
+
+    `post` raises StaleConnection on a connection that had been used before, never on a new one.
+    """
 
     def open(self) -> None: ...
     def post(self, path: str, body: bytes) -> Response: ...
@@ -55,6 +67,7 @@ class Connection:
         self._prefix = parts.path.rstrip("/")
         self._host = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._socket: Any = None
+        self._used: Any = None  # the socket of the request before
 
     def open(self) -> None:
         """Have a connection that stands, a new one where the server has closed the old one.
@@ -74,8 +87,17 @@ class Connection:
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         connected, self._socket = self._socket, None
+        is_reused, self._used = connected is self._used, connected
         try:
-            connected.sendall(head.encode("ascii") + body)
+            return self._exchanged(connected, head.encode("ascii") + body)
+        except (ConnectionError, HTTPConnectionClosed):
+            if is_reused:
+                raise StaleConnection from None
+            raise
+
+    def _exchanged(self, connected: Any, request: bytes) -> Response:
+        try:
+            connected.sendall(request)
         except BaseException:
             self._pool.release_socket(connected)
             raise
@@ -110,7 +132,7 @@ def request_body(job: LoadJob, *, prompt: str, output_tokens: int) -> Body:
     """The JSON body of one request, every sampling value spelled out as the server spells it."""
     body: Body = {
         "model": job.model,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}],
         "stream": job.workload.is_streamed,
     }
     if job.api == "ollama":
@@ -366,9 +388,11 @@ def send(
     sent_s = clock()  # stands where no connection can be had
     try:
         with gevent.Timeout(job.load.request_timeout_s, _Late):
-            transport.open()
-            sent_s = clock()
-            response = transport.post(api.path, body)
+            while response is None:
+                transport.open()
+                sent_s = clock()  # anew after a stale connection: the server never saw that request
+                with contextlib.suppress(StaleConnection):
+                    response = transport.post(api.path, body)
             answer.headers_s = clock()
             answer.status = response.get_code()
             if answer.status != HTTPStatus.OK:

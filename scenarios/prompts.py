@@ -32,9 +32,6 @@ def prompt(seed: int, user: int, index: int, words: int) -> str:
     The nonce comes first, since prefix caches match from the start: were it last, the server would
     compute only the end of the prompt. `words` counts what follows the request itself.
     """
-    nonce = hashlib.blake2b(f"{seed}/{user}/{index}".encode(), digest_size=8).hexdigest()
+    nonce = hashlib.blake2b(f"{seed}/{user}/{index}".encode(), digest_size=6).hexdigest()
     drawn = " ".join(random.Random(nonce).choices(WORDS, k=words))
-    return (
-        f"{nonce} Write a very long story that uses all of these words, one after another. "
-        f"Tell it in every detail and never come to an end: {drawn}"
-    )
+    return f"{nonce} Write an endless story in every detail with all of these words: {drawn}"

@@ -1,4 +1,4 @@
-"""What all tests share: golden files."""
+"""What all tests share: markers by folder, golden files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write the golden files anew from what the code gives now"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folder is the marker: accuracy, e2e, gpu."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in {"accuracy", "e2e", "gpu"}:
+            item.add_marker(folder)
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ PREFIX = re.compile(
 )
 """What vLLM puts before a line: "(EngineCore pid=7) ERROR 11-22 15:03:36 [core.py:1510] "."""
 
-EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)(?:: .*)?$", re.MULTILINE)
-"""The final line of a traceback."""
+EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Interrupt|Exit)(?:: .*)?$", re.MULTILINE)
+"""The final line of a traceback, and what a Go program says before it ends."""
 
 NOT_THE_CAUSE = re.compile(r"See root cause above|EngineDeadError|Executor failed\.|^SystemExit|^BrokenPipeError")
 """Exceptions that only pass on that another process has failed."""

@@ -18,8 +18,8 @@ from harness.records import Flags, FlagValue
 ENTRY: Final = "vllm.entrypoints.openai.api_server"
 """The `vllm` command of the CPU build does not start, because it looks for the distribution "vllm"; this does."""
 HELP_TIMEOUT_S: Final = 180.0
-OPTION_LINE: Final = re.compile(r"^  -.*$", re.MULTILINE)
-"""Where the help defines flags; its descriptions name flags too, also ones that are gone."""
+OPTION_LINE: Final = re.compile(r"^  (-.*?)(?:  |$)", re.MULTILINE)
+"""Where the help defines flags; the descriptions, two spaces on, name flags too, also ones that are gone."""
 OPTION: Final = re.compile(r"(?<![\w-])--([a-zA-Z][\w-]*)")
 SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -184,6 +184,7 @@ def _load(http: httpx.Client, model: str, *, title: str, process: ProcessGroup, 
     except httpx.TimeoutException as error:
         raise EngineHung(f"{title} did not load {model} within {timeout_s:.0f} s", log=process.log) from error
     except httpx.TransportError as error:
+        process.ended(within_s=1.0)  # the connection may break a moment before the process is gone
         raise _load_failure(title, model, str(error), process) from error
     if answer.status_code != httpx.codes.OK:
         raise _load_failure(title, model, _error(answer), process)

@@ -4,6 +4,8 @@ Only processes that were started here are ever signalled, and none of them outli
 """
 
 import contextlib
+import os
+import random
 import re
 import shlex
 import signal
@@ -15,15 +17,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Final, Protocol, Self
 
 import psutil
 
 from harness.engines import watchdog
 from harness.errors import EngineError, EngineHung, EngineNotFound, EnginePortTaken
 
-POLL_S = 0.25
-STOP_GRACE_S = 20.0
+POLL_S: Final = 0.25
+LOOK_S: Final = 0.02
+STOP_GRACE_S: Final = 20.0
+PORTS: Final = range(20_000, 32_000)
+"""Below those that systems give to outgoing connections, which come and go while an engine loads its model."""
 
 
 class ProcessGroup:
@@ -40,15 +45,24 @@ class ProcessGroup:
 
     @property
     def returncode(self) -> int | None:
-        """Exit code of the first process, negative for a signal. None: it lives."""
-        return self._leader.poll()
+        """Exit code of the first process, negative for a signal. None: it lives.
+
+        Looks without reaping: until `process_group` ends, the group's number must not go to a stranger.
+        """
+        if self._leader.returncode is not None or not hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
+            return self._leader.poll()
+        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def ended(self, *, within_s: float) -> bool:
         """Whether the first process has ended; waits for that, up to `within_s`."""
-        try:
-            self._leader.wait(within_s)
-        except subprocess.TimeoutExpired:
-            return False
+        deadline = time.monotonic() + within_s
+        while self.returncode is None:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(min(LOOK_S, within_s))
         return True
 
     def output(self) -> str:
@@ -64,16 +78,16 @@ class ProcessGroup:
 
     def listens_on(self, port: int) -> bool:
         """Whether one of our processes has the port; True where the system does not let us look."""
-        try:
-            return any(
-                connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-                for process in watchdog.members(self.pid)
-                for connection in process.net_connections(kind="tcp")
-            )
-        except psutil.NoSuchProcess:
-            return self.returncode is None
-        except psutil.AccessDenied:
-            return True
+        for process in watchdog.members(self.pid):
+            try:
+                connections = process.net_connections(kind="tcp")
+            except psutil.NoSuchProcess:
+                continue
+            except psutil.AccessDenied:
+                return True
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections):
+                return True
+        return False
 
 
 class Watched(Protocol):
@@ -105,12 +119,13 @@ def process_group(
     with log.open("ab") as sink, _Watchdog() as guard:
         sink.write(f"$ {shlex.join(argv)}\n".encode())
         sink.flush()
+        log_start = sink.tell()  # now: the engine shares the file's position, and moves it
         leader = None
         try:
             with _interrupts_held():  # between the start and the `try` that ends it
                 leader = _started(argv, sink=sink, env=env, cwd=cwd, log=log)
                 guard.watch(leader.pid)
-            yield ProcessGroup(leader, argv=argv, log=log, log_start=sink.tell())
+            yield ProcessGroup(leader, argv=argv, log=log, log_start=log_start)
         finally:
             if leader is not None:
                 _stop(leader, grace_s=grace_s, log=log)
@@ -136,13 +151,9 @@ def _started(
 
 def _stop(leader: subprocess.Popen[bytes], *, grace_s: float, log: Path) -> None:
     with _interrupts_held() as has_interrupt:
-
-        def is_urgent() -> bool:
-            leader.poll()  # reaps it
-            return has_interrupt()
-
-        left = watchdog.end_group(leader.pid, grace_s=grace_s, is_urgent=is_urgent)
-        leader.poll()
+        left = watchdog.end_group(leader.pid, grace_s=grace_s, is_urgent=has_interrupt)
+        if not left:
+            leader.wait()
     if left:
         raise EngineHung(f"processes {', '.join(map(str, left))} of the engine could not be ended", log=log)
 
@@ -215,9 +226,11 @@ def _oom_kills() -> int | None:
 
 def free_port() -> int:
     """A port of the loopback address that nobody has now; `wait_ready` checks that it became ours."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in random.SystemRandom().sample(PORTS, k=len(PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise EnginePortTaken(f"all ports from {PORTS.start} to {PORTS.stop - 1} are taken")
 
 
 def wait_ready(

@@ -124,6 +124,11 @@ def environment(spec: LaunchSpec, inherited: Mapping[str, str]) -> dict[str, str
     return taken_over | ours | spec.env
 
 
+def _path(install: Install) -> dict[str, str]:
+    """A PATH on which vLLM's kernels find the build tools (ninja) that were installed beside it."""
+    return {"PATH": os.pathsep.join([str(install.python.parent), os.environ.get("PATH", os.defpath)])}
+
+
 @contextmanager
 def launched(spec: LaunchSpec, *, log: Path) -> Iterator[Engine]:
     """A vLLM server that answers, until the block ends.
@@ -141,7 +146,7 @@ def launched(spec: LaunchSpec, *, log: Path) -> Iterator[Engine]:
         spec = _with_flag(spec, QUIET_FLAG)
     port = free_port()
     url, env = f"http://127.0.0.1:{port}", environment(spec, os.environ)
-    with process_group(command(install, spec, port=port), log=log, env=os.environ | env) as process:
+    with process_group(command(install, spec, port=port), log=log, env=os.environ | _path(install) | env) as process:
         with talk.client(url) as http:
             launch_s = wait_ready(
                 process,

@@ -66,8 +66,10 @@ def _strays(leader: int) -> list[psutil.Process]:
 
 
 def _lives(process: psutil.Process) -> bool:
+    """Whether it runs; one whose first thread is a zombie still holds its memory while other threads end."""
     with contextlib.suppress(psutil.Error):
-        return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        is_zombie = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return process.is_running() and (not is_zombie or process.num_threads() > 1)
     return False
 
 

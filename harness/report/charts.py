@@ -249,7 +249,7 @@ def write_last_values(axes: Axes, chart: LineChart) -> None:
 # ---------------------------------------------------------------- the search
 
 ROW_PT: Final = 17.0
-FLAG_PT: Final = 74.0
+FLAG_PT: Final = 80.0
 NAME_PT: Final = 34.0
 PLOT_PT: Final = 330.0
 HEAD_PT: Final = 46.0
@@ -386,14 +386,14 @@ def write_flags(figure: Figure, chart: TrialChart, *, width_pt: float) -> None:
             write(at_pt, middle_pt, text, va="center", ha="right", weight=weight)
 
 
-def broken(flag: str, *, width: int = 13, most: int = 3) -> list[str]:
+def broken(flag: str, *, width: int = 10, most: int = 3) -> list[str]:
     """A flag's name in at most three lines, cut at its dashes: ["max-num-", "batched-", "tokens"]."""
     lines = [""]
     for part in re.findall(r"[^-]*-?", flag):
         if lines[-1] and len(lines[-1]) + len(part) > width and len(lines) < most:
             lines.append("")
         lines[-1] += part
-    return [line if len(line) <= width + 1 else f"{line[:width]}…" for line in lines]
+    return [line if len(line) <= width + 3 else f"{line[: width + 2]}…" for line in lines]
 
 
 # ---------------------------------------------------------------- matplotlib's SVG made fit for a page
@@ -413,6 +413,7 @@ def inline(raw: bytes, *, name: str, title: str, description: str) -> str:
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.set("class", "chart")
+    root.set("style", f"--width: {root.attrib['viewBox'].split()[2]}")
     root.set("role", "img")
     root.set("aria-labelledby", f"{prefix}-title {prefix}-desc")
     for place, (tag, text) in enumerate((("title", title), ("desc", description))):

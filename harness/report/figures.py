@@ -81,6 +81,11 @@ def users_of(cells: Sequence[Cell], scenario: str) -> list[int]:
     return sorted({cell.users for cell in cells if cell.scenario == scenario})
 
 
+def repeats_of(cells: Sequence[Cell]) -> int:
+    """How often each load was measured, valid or not."""
+    return len({cell.repeat for cell in cells})
+
+
 # ---------------------------------------------------------------- intervals on a logarithmic strip
 
 

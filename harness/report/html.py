@@ -1,5 +1,6 @@
 """A page as one self-contained HTML file: its style and charts are inside, it asks the network for nothing."""
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -72,6 +73,7 @@ def replace(path: Path, text: str) -> Path:
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise UsageError(f"cannot write {path}: {error.strerror}", hint="choose another folder with --out") from error
     return path

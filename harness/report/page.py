@@ -141,8 +141,8 @@ class FigureTable:
 
     title: str
     metrics: tuple[str, ...]
-    rows: tuple[tuple[str, Side, tuple[Shown, ...]], ...]
-    """Load, server, and one figure per metric."""
+    loads: tuple[tuple[str, tuple[tuple[Side, tuple[Shown, ...]], ...]], ...]
+    """Per load its servers, and of each one figure per metric."""
     notes: tuple[str, ...]
 
 
@@ -284,8 +284,8 @@ class CellRow:
     throughput_n: str
     lines: tuple[tuple[str, tuple[str, ...]], ...]
     """Per latency its name, and one text for each statistic of the group; empty for a failed cell."""
-    cpu: str
-    lag: str
+    client: tuple[str, ...]
+    """Lines of text; none where the client left no account of itself."""
     reasons: tuple[str, ...]
 
 

@@ -49,7 +49,7 @@ def progress_figure(cell: Cell, metric: str) -> str:
 
 def has_metric(cell: Cell, metric: str) -> bool:
     """Whether the metric can exist for this cell; an answer in one piece has no first token."""
-    return missing(cell, metric).mark != words.NOT_STREAMED
+    return cell.state is CellState.FAILED or missing(cell, metric).mark != words.NOT_STREAMED
 
 
 def cell_figure(cell: Cell, metric: str) -> words.Shown:
@@ -81,7 +81,7 @@ def cells_table(cells: Sequence[Cell]) -> str:
         for cell in cells
         if cell.state is not CellState.MEASURED
     ]
-    if any(DASH in row for row in rows):
+    if any(DASH in row for cell, row in zip(cells, rows, strict=True) if cell.state is not CellState.FAILED):
         below.append(f"{DASH} {words.FOOTNOTES[words.TOO_FEW]}")
     return "\n".join([columns([head, *rows], right={1, 2, 4, 5, 6, 7, 8}), *below])
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Final
 from urllib.parse import quote
 
-from harness.records import Cell, CellState, Comparison, Estimate, Run, RunState, Target, Trial
+from harness.records import Cell, CellState, ClientHealth, Comparison, Estimate, Run, RunState, Target, Trial
 from harness.report import view_headline, view_method, view_search, words
 from harness.report.figures import (
     LATENCIES,
@@ -22,6 +22,7 @@ from harness.report.figures import (
     log_span,
     missing,
     pooled,
+    repeats_of,
     scenario_names,
     scenario_title,
     users_of,
@@ -84,7 +85,7 @@ def page(run: Run, cells: Sequence[Cell], trials: Sequence[Trial], *, targets: S
         joiner="against" if run.kind in {"compare", "tune"} else "and",
         banner=banner(run),
         headline=headline,
-        cautions=view_headline.cautions(run, cells, sides),
+        cautions=view_headline.cautions(cells, sides),
         strip=view_headline.strip(run, trials, sides),
         targets=targets_table(run, sides, targets),
         comparisons=tables,
@@ -316,7 +317,7 @@ def comparison_notes(run: Run, sides: Sequence[Side]) -> tuple[str, ...]:
 def figure_tables(run: Run, cells: Sequence[Cell], sides: Sequence[Side]) -> tuple[FigureTable, ...]:
     """What was measured, where nothing is compared."""
     tables = (figure_table(run, name, cells, sides) for name in scenario_names(run, cells))
-    return tuple(table for table in tables if table.rows)
+    return tuple(table for table in tables if table.loads)
 
 
 def figure_table(run: Run, name: str, cells: Sequence[Cell], sides: Sequence[Side]) -> FigureTable:
@@ -324,19 +325,21 @@ def figure_table(run: Run, name: str, cells: Sequence[Cell], sides: Sequence[Sid
     here = [cell for cell in cells if cell.scenario == name]
     known = known_latencies(here)
     metrics = [metric for metric in FIGURES if words.split_metric(metric)[0] in {"output_tok_s", *known}]
-    rows = tuple(
-        (words.plural(users, "user"), side, tuple(figure(mine, metric) for metric in metrics))
-        for users in users_of(here, name)
-        for side in sides
-        if (mine := [cell for cell in here if (cell.role, cell.users) == (side.role, users)])
-    )
+    loads = []
+    for users in users_of(here, name):
+        mine = [(side, [c for c in here if (c.role, c.users) == (side.role, users)]) for side in sides]
+        lines = tuple((side, tuple(figure(own, metric) for metric in metrics)) for side, own in mine if own)
+        if lines:
+            loads.append((words.plural(users, "user"), lines))
     return FigureTable(
         title=scenario_title(run, name),
         metrics=tuple(words.short_metric(metric) for metric in metrics),
-        rows=rows,
+        loads=tuple(loads),
         notes=(
-            "Geometric mean of the valid repeats, in brackets the smallest and the largest of them.",
-            *words.footnotes(one.mark for _, _, line in rows for one in line),
+            "Geometric mean of the valid repeats, in brackets the smallest and the largest of them."
+            if repeats_of(here) > 1
+            else "One repeat, so there is no range.",
+            *words.footnotes(one.mark for _, lines in loads for _, shown in lines for one in shown),
             *whole_answers(known),
         ),
     )
@@ -426,10 +429,12 @@ def chart_notes(run: Run, cells: Sequence[Cell], sides: Sequence[Side], *, has_c
     if not has_charts:
         what = "Every scenario has one load only" if cells else "There are no cells"
         return (f"{what}: there is nothing to draw.",)
-    out = [
-        "Points are the geometric mean of the repeats, bars run from the smallest to the largest repeat. "
-        "Users are on a logarithmic axis whose ticks are the loads that were measured."
-    ]
+    points = (
+        "Points are the geometric mean of the repeats, bars run from the smallest to the largest repeat."
+        if repeats_of(cells) > 1
+        else "Points are single measurements: with one repeat there is no range to draw."
+    )
+    out = [f"{points} Users are on a logarithmic axis whose ticks are the loads that were measured."]
     gaps = sorted(
         {
             f"{side.title} at {words.plural(cell.users, 'user')} ({scenario_title(run, cell.scenario)})"
@@ -489,7 +494,7 @@ def cell_notes(cells: Sequence[Cell], groups: Sequence[CellGroup]) -> tuple[str,
     ]
     return (
         f"In brackets the interval{words.confidence(latencies(cells))}; n is the number of values behind it: requests, "
-        "for ITL answers, for tok/s slices of the window. The client's lag is how late it woke up, at p99.",
+        "for ITL answers, for tok/s slices of the window. The client's lag is how late it woke up.",
         *words.footnotes(mark for mark in words.FOOTNOTES if any(text.endswith(mark) for text in texts)),
     )
 
@@ -520,9 +525,19 @@ def cell_row(cell: Cell, known: Sequence[str], stats: Sequence[str]) -> CellRow:
         throughput=words.estimate("", cell.output_tok_s) if has_figures else Shown(text=DASH),
         throughput_n=count([cell.output_tok_s]),
         lines=tuple(lines) if has_figures else (),
-        cpu=f"{words.fixed(100 * cell.client.cpu_ratio, 1)}% of a core" if cell.client else DASH,
-        lag=f"lag {words.seconds(cell.client.lag_p99_s)}" if cell.client else "",
+        client=client_lines(cell.client),
         reasons=cell.reasons,
+    )
+
+
+def client_lines(health: ClientHealth | None) -> tuple[str, ...]:
+    """How busy and how late the client was: the median decides whether it was the limit, p99 shows hiccups."""
+    if health is None:
+        return ()
+    return (
+        f"{words.fixed(100 * health.cpu_ratio, 1)}% of a core",
+        f"lag p50 {words.fixed(1000 * health.lag_p50_s, 2)} ms",
+        f"lag p99 {words.fixed(1000 * health.lag_p99_s, 2)} ms",
     )
 
 

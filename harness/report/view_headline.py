@@ -5,7 +5,7 @@ from typing import Final
 
 from harness.records import Cell, CellState, Comparison, Run, Trial, Verdict
 from harness.report import view_search, words
-from harness.report.figures import Pooled, pooled, scenario_names, scenario_title, users_of
+from harness.report.figures import Pooled, pooled, repeats_of, scenario_names, scenario_title, users_of
 from harness.report.page import Side, Strip, Tile
 from harness.report.view_sides import PRECISION_WARNING, pair, precisions_differ
 
@@ -57,7 +57,7 @@ def compare_headline(run: Run, baseline: Side, candidate: Side) -> str:
 
 def headline_clause(row: Comparison, baseline: Side, candidate: Side) -> str:
     """ "At 50 users vLLM gave 3.42× (3.10–3.81) the tokens per second of llama.cpp, …"."""
-    load = "Alone" if row.users == 1 else f"At {row.users} users"
+    load = at(row.users)
     mixed = precisions_differ(baseline, candidate)
     left = f"{candidate.title} ({candidate.precision or 'precision not known'})" if mixed else candidate.title
     right = f"{baseline.title} ({baseline.precision or 'precision not known'})" if mixed else baseline.title
@@ -91,9 +91,10 @@ def because(reason: str) -> str:
 
 
 def bench_headline(run: Run, cells: Sequence[Cell], sides: Sequence[Side]) -> str:
-    """Throughput at the largest load, then at the smallest."""
+    """Throughput of the first server in the scenario with the most loads: at the largest, then at the smallest."""
+    by_width = sorted(scenario_names(run, cells), key=lambda name: -len(users_of(cells, name)))
     for side in sides:
-        for scenario in scenario_names(run, cells):
+        for scenario in by_width:
             loads = [
                 (users, found)
                 for users in users_of(cells, scenario)
@@ -104,12 +105,11 @@ def bench_headline(run: Run, cells: Sequence[Cell], sides: Sequence[Side]) -> st
     return "Nothing was measured: there is no valid cell."
 
 
-def bench_sentence(side: Side, loads: Sequence[tuple[int, "Pooled"]]) -> str:
-    """ "At 50 users vLLM gave 557 output tokens per second (540–571); alone it gave 57.1."."""
+def bench_sentence(side: Side, loads: Sequence[tuple[int, Pooled]]) -> str:
+    """ "At 50 users vLLM gave 557 output tokens per second (540–571 over 3 repeats); alone it gave 57.1 tok/s."."""
     (low_users, low), (users, top) = loads[0], loads[-1]
-    load = "Alone" if users == 1 else f"At {users} users"
-    shown = top.shown("output_tok_s")
-    first = f"{load} {side.named} gave {shown.text.removesuffix(' tok/s')} output tokens per second"
+    shown = top.shown("")
+    first = f"{at(users)} {side.named} gave {shown.text} output tokens per second"
     first += f" ({shown.interval} over {words.plural(top.repeats, 'repeat')})" if shown.interval else ""
     if low_users == users:
         return f"{first}."
@@ -117,7 +117,12 @@ def bench_sentence(side: Side, loads: Sequence[tuple[int, "Pooled"]]) -> str:
     return f"{first}; {load} it gave {low.shown('output_tok_s')}."
 
 
-def cautions(run: Run, cells: Sequence[Cell], sides: Sequence[Side]) -> tuple[str, ...]:
+def at(users: int) -> str:
+    """How a sentence begins that speaks of one load."""
+    return "With 1 user" if users == 1 else f"At {users:,} users"
+
+
+def cautions(cells: Sequence[Cell], sides: Sequence[Side]) -> tuple[str, ...]:
     """What must be read together with the headline."""
     out = []
     both = pair(sides)
@@ -127,10 +132,8 @@ def cautions(run: Run, cells: Sequence[Cell], sides: Sequence[Side]) -> tuple[st
     if bad:
         verb = "is invalid or failed and enters" if bad == 1 else "are invalid or failed and enter"
         out.append(f"{bad} of {words.plural(len(cells), 'cell')} {verb} no figure; the reasons are listed below.")
-    if run.kind == "compare" and len(cells) and both:
-        repeats = max((cell.repeat for cell in cells), default=0) - min(cell.repeat for cell in cells) + 1
-        if repeats == 1:
-            out.append("One repeat only: nothing here shows how far a second one would differ.")
+    if both and repeats_of(cells) == 1:
+        out.append("One repeat only: nothing here shows how far a second one would differ.")
     return tuple(out)
 
 

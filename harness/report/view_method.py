@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from harness.records import Cell, Run, Sampling, Scenario, Trial
 from harness.report import words
-from harness.report.figures import latencies, users_of
+from harness.report.figures import latencies, repeats_of, users_of
 from harness.report.page import Fact, ScenarioTable
 
 
@@ -29,7 +29,7 @@ def scenario_table(run: Run, cells: Sequence[Cell]) -> ScenarioTable | None:
 def scenario_facts(scenario: Scenario, cells: Sequence[Cell]) -> dict[str, str]:
     """Every value of a scenario by its name for people."""
     work, load = scenario.workload, scenario.load
-    repeats = len({cell.repeat for cell in cells if cell.scenario == scenario.name})
+    repeats = repeats_of([cell for cell in cells if cell.scenario == scenario.name])
     users = users_of(cells, scenario.name) or list(load.users)
     left_out = [str(count) for count in load.users if count not in users]
     return {
@@ -77,7 +77,7 @@ def measured_tokens(scenario: str, cells: Sequence[Cell], field: str) -> str:
 
 def method(run: Run, cells: Sequence[Cell]) -> tuple[Fact, ...]:
     """What is in a figure and what is not."""
-    repeats = len({cell.repeat for cell in cells})
+    repeats = repeats_of(cells)
     same = "Both sides get the same prompts, load by load and repeat by repeat" if run.kind == "compare" else "Prompts"
     facts = {
         "Prompts": f"{same}{' ' if run.kind != 'compare' else ', '}made from the random seed {run.seed}. Sampling "
@@ -90,8 +90,8 @@ def method(run: Run, cells: Sequence[Cell]) -> tuple[Fact, ...]:
         "long a launch took is listed with each server.",
         "Failures": "Counted by themselves; they never enter a latency. Over 1% of them makes a cell invalid.",
         "Tokens": "As the server counted them, never the pieces of text that came.",
-        "Repeats": f"Each load was measured {words.plural(repeats, 'time')}. Each repeat is a cell of its own in the "
-        "table of all cells, and a ratio's interval comes from how far the repeats differ."
+        "Repeats": f"Each load was measured {'once' if repeats == 1 else f'{repeats} times'}. Each repeat is a cell of "
+        "its own in the table of all cells, and a ratio's interval comes from how far the repeats differ."
         if repeats
         else "Nothing was measured yet.",
     }

@@ -98,7 +98,7 @@ def preset_notes(run: Run) -> list[str]:
     preset, facts = run.preset, serve.chosen(run)
     if preset is None:
         is_judged = run.kind != "tune" and facts is not None
-        return ["These are not settings of a search: there was no preset for this card and model."] if is_judged else []
+        return ["These settings were not found by a search."] if is_judged else []
     out = [against_defaults(run)]
     if facts and facts.version and preset.vllm_version and facts.version != preset.vllm_version:
         out.append(

@@ -34,7 +34,7 @@ def sides_of(run: Run, cells: Sequence[Cell], trials: Sequence[Trial]) -> tuple[
         out.append(
             Side(
                 role=role,
-                part=part,
+                part="" if part in title else part,
                 title=f"{title} ({part or role})" if shown.count(title) > 1 else title,
                 precision=facts.precision if facts else "",
                 look=len(parts) - place,

@@ -1,6 +1,7 @@
 """Ollama as far as the harness can see it: `ollama serve`, with the answers that Ollama 0.33 was recorded to give.
 
-It prints its settings and every request, so that a test can read what it was asked. Models live in OLLAMA_MODELS/fake.json.
+It prints its settings and every request, so that a test can read what it was asked. Models lie in
+OLLAMA_MODELS/fake.json.
 
 FAKE_OLLAMA_HAS=TAG,…        tags that can be pulled; others fail as without a network
 FAKE_OLLAMA_REFUSES=TEXT     loading a model fails with this text

@@ -121,12 +121,15 @@ def ask(lines, *, api="openai", status=200, opens=True, clock=None, **of_job):
 # ---------------------------------------------------------------- what is asked
 
 
+MESSAGES = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "tell"}]
+
+
 def test_vllm_is_asked_with_every_sampling_value_and_never_with_a_seed():
     """A seed gives each request a generator of its own in vLLM, which makes sampling slow."""
     body = client.request_body(job("openai", "vllm"), prompt="tell", output_tokens=7)
     assert body == {
         "model": "m",
-        "messages": [{"role": "user", "content": "tell"}],
+        "messages": MESSAGES,
         "stream": True,
         "stream_options": {"include_usage": True},
         "max_tokens": 7,
@@ -144,7 +147,7 @@ def test_vllm_is_asked_with_every_sampling_value_and_never_with_a_seed():
 def test_ollama_is_asked_with_options_and_to_keep_the_model():
     assert client.request_body(job("ollama", "ollama"), prompt="tell", output_tokens=7) == {
         "model": "m",
-        "messages": [{"role": "user", "content": "tell"}],
+        "messages": MESSAGES,
         "stream": True,
         "keep_alive": -1,
         "options": {
@@ -442,9 +445,9 @@ def test_however_the_network_cuts_an_answer_it_says_the_same(cuts):
 class Server:
     """Answers each request on a connection with the same bytes, and knows what came in how many connections."""
 
-    def __init__(self, *, answers_per_connection=99):
+    def __init__(self, *, answers_per_connection=99, has_last_words=True):
         self.heads, self.connections = [], 0
-        self.limit = answers_per_connection
+        self.limit, self.has_last_words = answers_per_connection, has_last_words
         self.server = StreamServer(("127.0.0.1", 0), self.handle, spawn=Pool(10))
 
     def __enter__(self):
@@ -459,13 +462,17 @@ class Server:
         self.connections += 1
         with sock, sock.makefile("rb") as lines:
             for _ in range(self.limit):
-                head = [line.strip() for line in iter(lines.readline, b"\r\n") if line]
+                head = []
+                while line := lines.readline().strip():
+                    head.append(line)
                 if not head:
                     return
                 self.heads.append(head)
                 length = next(int(line[15:]) for line in head if line.lower().startswith(b"content-length:"))
                 lines.read(length)
                 sock.sendall(chunked(WHOLE))
+            if not self.has_last_words:  # stays until the next request comes, and then hangs up on it
+                lines.readline()
 
 
 def test_a_user_keeps_its_connection_from_request_to_request():
@@ -484,6 +491,27 @@ def test_a_connection_that_the_server_has_closed_is_opened_anew():
             gevent.sleep(0.02)
     assert [record.error for record in records] == [None] * 3
     assert server.connections == 3
+
+
+def test_a_request_that_meets_a_connection_being_closed_is_sent_again_on_a_new_one():
+    """cpp-httplib, llama.cpp's server, hangs up on kept connections at any time; its answer never began."""
+    with (
+        Server(answers_per_connection=1, has_last_words=False) as server,
+        closing(client.Connection(server.url, timeout_s=5)) as connection,
+    ):
+        records = [client.send(connection, job(), prompt="tell", user=0, index=index) for index in range(3)]
+    assert [record.error for record in records] == [None] * 3
+    assert server.connections == 3
+
+
+def test_a_new_connection_that_is_closed_without_an_answer_is_a_failure():
+    with (
+        Server(answers_per_connection=0, has_last_words=False) as server,
+        closing(client.Connection(server.url, timeout_s=5)) as connection,
+    ):
+        record = client.send(connection, job(), prompt="tell", user=0, index=0)
+    assert record.error.startswith("no answer: ")
+    assert server.connections == 1
 
 
 def test_a_path_in_the_address_is_kept():

@@ -10,8 +10,7 @@ places = st.tuples(numbers, numbers, numbers)
 def test_the_same_place_gets_the_same_prompt_in_every_process_and_version():
     """Both sides of a comparison must be asked the same, and a run must be repeatable later."""
     assert prompt(1, 0, 0, 4) == (
-        "fdb3d3091c67b2fe Write a very long story that uses all of these words, one after another. "
-        "Tell it in every detail and never come to an end: angle chair level hour"
+        "816ff463a750 Write an endless story in every detail with all of these words: captain above echo crowd"
     )
 
 

@@ -271,13 +271,15 @@ CONTEXT = (LOGS / "vllm_context_above_cache.txt").read_text()
     [
         (FREE_MEMORY + CUDA, EngineOutOfMemory),
         (CONTEXT + NO_CACHE, EngineContextTooLong),
-        (CUDA + WARM_UP, EngineOutOfMemory),
         (GGML, EngineOutOfMemory),
         (OLLAMA + "llama_model_load: error loading model: gave up\n", EngineOutOfMemory),
-        (MISSING_HUB + "pydantic.ValidationError: 1 validation error for ModelConfig\n  Value error, x\n", EngineModelNotFound),
+        (
+            MISSING_HUB + "pydantic.ValidationError: 1 validation error for ModelConfig\n  Value error\n",
+            EngineModelNotFound,
+        ),
     ],
-    ids=["others-before-cuda", "context-before-cache", "cuda-before-flags", "memory-before-model", "ollama", "model-before-flags"],
-)  # fmt: skip
+    ids=["others-cuda", "context-cache", "memory-model", "ollama-model", "model-flags"],
+)
 def test_the_text_that_names_the_cause_counts(text: str, kind: type[EngineError]) -> None:
     assert type(of_text(text)) is kind
 
@@ -340,8 +342,8 @@ def test_every_message_has_the_path_of_the_log(tmp_path: Path) -> None:
 
 
 def test_prefixes_and_colours_are_no_part_of_a_line() -> None:
-    lines = "\x1b[1;36m(EngineCore_DP0 pid=7)\x1b[0;0m ERROR 11-22 15:00:00 [core.py:1] oh\nINFO 11-22 15:00:00 [a/b.py:2] ah"
-    assert plain(lines) == "oh\nah"
+    first = "\x1b[1;36m(EngineCore_DP0 pid=7)\x1b[0;0m ERROR 11-22 15:00:00 [core.py:1] oh"
+    assert plain(f"{first}\nINFO 11-22 15:00:00 [a/b.py:2] ah") == "oh\nah"
 
 
 def test_the_last_lines_leave_out_the_noise_of_an_ending_process() -> None:

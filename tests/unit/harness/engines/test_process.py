@@ -124,12 +124,35 @@ def test_grandchildren_of_a_program_that_has_ended_are_ended_too(tmp_path: Path)
     assert living(ids) == []
 
 
+def test_a_program_that_has_ended_keeps_its_number_until_the_block_does(tmp_path: Path) -> None:
+    """Or the group that is ended then could be a stranger's."""
+    with process_group(fake("--dies-after-s", "0", "--code", "7"), log=tmp_path / "e.log", env=ENV) as process:
+        assert process.ended(within_s=10)
+        assert process.returncode == 7
+        assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+    assert not psutil.pid_exists(process.pid)
+    assert process.returncode == 7
+
+
+def test_an_end_by_a_signal_is_told(tmp_path: Path) -> None:
+    with process_group(fake(), log=tmp_path / "e.log", env=ENV) as process:
+        assert process.returncode is None
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.ended(within_s=10)
+        assert process.returncode == -signal.SIGKILL
+
+
 def test_the_program_is_ended_when_the_block_fails(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
-    with pytest.raises(KeyError), process_group(fake(), log=log, env=ENV) as process:
-        pids(log, count=1)
-        raise KeyError
-    assert living([process.pid]) == []
+
+    def fail_in_the_block() -> None:
+        with process_group(fake(), log=log, env=ENV):
+            pids(log, count=1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_in_the_block()
+    assert living(pids(log, count=1)) == []
 
 
 def test_a_second_interrupt_cuts_the_wait_short_and_leaves_nothing(tmp_path: Path) -> None:
@@ -139,7 +162,7 @@ def test_a_second_interrupt_cuts_the_wait_short_and_leaves_nothing(tmp_path: Pat
         wait_for(lambda: "got SIGTERM" in log.read_text())
         assert living(ids) == ids, "one interrupt leaves time to end in order"
         child.send_signal(signal.SIGINT)
-        assert child.wait(20) == -signal.SIGINT
+        assert child.wait(8) == -signal.SIGINT, "it did not leave that to the watchdog, which waits for ten seconds"
         assert living(ids) == []
 
 

@@ -93,7 +93,7 @@ def test_the_cpu_starts_vllm_without_compilation():
     assert cpu.is_cpu
     assert cpu.memory_bytes is None
     assert cpu.vllm_flags == {"enforce-eager": True}
-    assert cpu.vllm_env == {"VLLM_CPU_KVCACHE_SPACE": "2"}
+    assert cpu.vllm_env == {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
 
 
 # ---------------------------------------------------------------- targets

@@ -46,9 +46,7 @@ class Recorded:
 
 
 def estimate(value: float, *, spread: float = 0.03, n: int = 300, unit: str = "s") -> Estimate:
-    return Estimate(
-        value=value, low=value * (1 - spread), high=value * (1 + spread), confidence=0.95, n=n, unit=unit
-    )
+    return Estimate(value=value, low=value * (1 - spread), high=value * (1 + spread), confidence=0.95, n=n, unit=unit)
 
 
 def metric(p50: float, *, tail: float, n: int) -> Metric:
@@ -69,9 +67,7 @@ SCENARIOS = (
         "sequential", "One request after another, whole answers", users=(1,), is_streamed=False, tokens=64, words=64
     ),
     scenario("concurrent", "Many users at once, streamed", users=LADDER, is_streamed=True, tokens=128, words=192),
-    scenario(
-        "streaming", "One user reading along, streamed", users=(1,), is_streamed=True, tokens=64, words=64
-    ),
+    scenario("streaming", "One user reading along, streamed", users=(1,), is_streamed=True, tokens=64, words=64),
 )
 
 HOST = Host(
@@ -272,7 +268,9 @@ TARGETS = (
         absolute_s=3.0,
         **CARD,
     ),
-    Target(name="concurrent-50", scenario="concurrent", users=50, metric="output_tok_s", done_ratio=1.5, target_ratio=2),
+    Target(
+        name="concurrent-50", scenario="concurrent", users=50, metric="output_tok_s", done_ratio=1.5, target_ratio=2
+    ),
     Target(
         name="streaming",
         scenario="streaming",

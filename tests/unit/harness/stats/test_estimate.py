@@ -74,7 +74,7 @@ def test_the_ranks_around_a_median_are_those_of_the_printed_tables(n: int, low_r
 
 def at_most(rank: int, n: int, q: float) -> float:
     """P(Binomial(n, q) <= rank), summed from the definition."""
-    return math.fsum(math.comb(n, k) * q**k * (1 - q) ** (n - k) for k in range(rank + 1))
+    return math.fsum(math.comb(n, k) * math.pow(q, k) * math.pow(1 - q, n - k) for k in range(rank + 1))
 
 
 @pytest.mark.parametrize("q", [0.5, 0.9, 0.95, 0.99])
@@ -136,7 +136,7 @@ def answers_like(
 
 
 def share_below_without(groups: Sequence[np.ndarray], left_out: int, value: float) -> float:
-    rest = [x for place, group in enumerate(groups) for x in group if place != left_out]
+    rest = [float(x) for place, group in enumerate(groups) for x in group if place != left_out]
     return sum(x <= value for x in rest) / len(rest)
 
 

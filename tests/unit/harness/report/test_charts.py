@@ -1,0 +1,150 @@
+"""Charts by their structure and their words; how they look is for eyes."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+import pytest
+
+from harness.report import charts, view
+from harness.report.page import LineChart, Point, Series
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def line_chart(**changes) -> LineChart:
+    points = (Point(users=1, value=57, low=55, high=58), Point(users=50, value=557, low=540, high=571))
+    chart = LineChart(
+        name="concurrent-output_tok_s",
+        title="Output tokens per second",
+        unit="tok/s",
+        is_log=False,
+        ticks=(1, 50),
+        series=(Series(label="vLLM", look=1, points=points), Series(label="llama.cpp", look=2, points=points)),
+        description="vLLM: 57 at 1, 557 at 50 users.",
+    )
+    return dataclasses.replace(chart, **changes)
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ET.fromstring(svg).iter(f"{SVG}text")]
+
+
+@pytest.fixture
+def trial_chart(tuned_run):
+    return view.page(tuned_run.run, tuned_run.cells, tuned_run.trials).settings.chart
+
+
+def test_the_same_data_give_the_same_bytes(trial_chart):
+    assert charts.svg(line_chart()) == charts.svg(line_chart())
+    assert charts.svg(trial_chart) == charts.svg(trial_chart)
+
+
+def test_a_chart_has_a_title_and_a_description_that_it_is_labelled_by():
+    root = ET.fromstring(charts.svg(line_chart()))
+    title, desc = root[0], root[1]
+    assert (title.tag, title.text) == (f"{SVG}title", "Output tokens per second")
+    assert (desc.tag, desc.text) == (f"{SVG}desc", "vLLM: 57 at 1, 557 at 50 users.")
+    assert root.attrib["role"] == "img"
+    assert root.attrib["aria-labelledby"].split() == [title.attrib["id"], desc.attrib["id"]]
+
+
+def test_text_stays_text_and_users_have_the_ticks_of_the_ladder():
+    found = texts(charts.svg(line_chart(ticks=(1, 5, 10, 50))))
+    assert {"1", "5", "10", "50", "users", "tok/s", "vLLM", "llama.cpp", "557"} <= set(found)
+    assert "2" not in found
+
+
+def test_ticks_that_would_touch_are_thinned_and_the_ends_stay():
+    assert charts.readable((1, 5, 10, 50, 100)) == [1, 5, 10, 50, 100]
+    thinned = charts.readable((1, 2, 98, 99, 100))
+    assert thinned[0] == 1
+    assert thinned[-1] == 100
+    assert 99 not in thinned
+    assert charts.readable((7,)) == [7]
+
+
+def test_colours_are_variables_of_the_page_and_the_font_is_the_page_s(trial_chart):
+    for svg in (charts.svg(line_chart()), charts.svg(trial_chart)):
+        assert "var(--look-1)" in svg
+        assert "DejaVu" not in svg
+        assert not re.search(r"#0000[01]\d", svg)
+
+
+def test_every_series_has_its_own_marker_and_dash():
+    assert len({look.marker for look in charts.LOOKS}) == len(charts.LOOKS)
+    assert len({look.dash for look in charts.LOOKS}) == len(charts.LOOKS)
+
+
+def test_ids_of_two_charts_do_not_clash_and_every_reference_has_its_target():
+    svgs = [charts.svg(line_chart(name=name)) for name in ("a", "b")]
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in svgs]
+    assert not ids[0] & ids[1]
+    for svg, known in zip(svgs, ids, strict=True):
+        assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)) <= known
+
+
+def test_nothing_in_a_chart_reaches_out_of_it(trial_chart):
+    for svg in (charts.svg(line_chart()), charts.svg(trial_chart)):
+        assert "<style" not in svg
+        assert "<metadata" not in svg
+        assert not re.search(r'(?:href|src)="(?!#)', svg)
+
+
+@pytest.mark.parametrize(
+    "label", ["<script>alert(1)</script>", "a & b", "$x^2$ and $", "\x00\x1b[31m", "模型 ✕", "]]>"]
+)
+def test_a_hostile_label_is_only_text(label):
+    svg = charts.svg(line_chart(series=(dataclasses.replace(line_chart().series[0], label=label),), description=label))
+    assert charts.printable(label) in texts(svg)
+    assert "<script" not in svg
+
+
+def test_one_load_one_repeat_and_a_zero_can_be_drawn():
+    point = Point(users=5, value=0.0, low=0.0, high=0.0)
+    svg = charts.svg(line_chart(ticks=(5,), series=(Series(label="x", look=7, points=(point,)),)))
+    assert "5" in texts(svg)
+
+
+def test_a_logarithmic_chart_over_many_decades_keeps_its_labels_few():
+    points = (Point(users=1, value=0.001, low=0.001, high=0.001), Point(users=50, value=9000, low=8000, high=9500))
+    svg = charts.svg(line_chart(is_log=True, series=(Series(label="x", look=1, points=points),)))
+    assert {"0.01", "1", "100"} <= set(texts(svg))
+    assert len(texts(svg)) < 20
+
+
+def test_end_labels_that_would_touch_are_moved_apart():
+    root = ET.fromstring(charts.svg(line_chart()))
+    heights = [
+        float(re.search(r"translate\([\d.]+ ([\d.]+)", element.attrib["transform"])[1])
+        if "translate" in element.attrib.get("transform", "")
+        else float(element.attrib["y"])
+        for element in root.iter(f"{SVG}text")
+        if element.text == "557"
+    ]
+    assert len(heights) == 2
+    assert abs(heights[0] - heights[1]) >= 10
+
+
+def test_a_search_shows_failed_trials_by_their_outcome_and_names_the_winner(trial_chart):
+    found = texts(charts.svg(trial_chart))
+    assert {"out of memory", "invalid", "hung", "the defaults", "the winner", "16384", "tokens"} <= set(found)
+
+
+def test_a_trial_whose_interval_reaches_zero_does_not_break_the_axis(trial_chart):
+    marks = (dataclasses.replace(trial_chart.marks[1], objective=(0.0, 0.5, 1.0)), *trial_chart.marks[2:])
+    assert charts.svg(dataclasses.replace(trial_chart, marks=marks))
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+    before = dict(mpl.rcParams.items())
+    charts.svg(line_chart())
+    assert dict(mpl.rcParams.items()) == before
+
+
+def test_drawing_needs_no_pyplot():
+    code = "import sys, harness.report.charts; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
