@@ -6,6 +6,7 @@ either in `presets/` beside this module (published) or in the results folder (fo
 
 import difflib
 import importlib.util
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,6 +52,15 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
     meant = f"did you mean {folded[close[0]]!r}? " if close else ""
     return UsageError(f"no {what} is called {name!r}", hint=f"{meant}known: {', '.join(names)}")
+
+
+def cache_folder() -> Path:
+    """Where things lie that can be made again at a price: models, Ollama's store, what flags a vLLM knows.
+
+    A relative XDG_CACHE_HOME counts as unset, as the XDG specification has it.
+    """
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "vllm-harness"
 
 
 # ---------------------------------------------------------------- cards and targets

@@ -65,14 +65,22 @@ class EngineNotFound(EngineError):
 class EngineOutOfMemory(EngineError):
     """The settings need more memory than the device has.
 
-    `short_bytes` is by how much, where the engine said it; None where it did not.
+    `short_bytes` is by how much, where the engine said it; None where it did not. `is_environmental`: other programs
+    hold the memory, so the settings may well fit once those are gone.
     """
 
     def __init__(
-        self, message: str, *, hint: str = "", log: Path | None = None, short_bytes: int | None = None
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        log: Path | None = None,
+        short_bytes: int | None = None,
+        is_environmental: bool = False,
     ) -> None:
         super().__init__(message, hint=hint, log=log)
         self.short_bytes = short_bytes
+        self.is_environmental = is_environmental
 
 
 class EngineContextTooLong(EngineError):

@@ -99,6 +99,7 @@ class ModelFiles(Record, frozen=True, kw_only=True):
     vllm_precision: str = ""
     gguf_path: str | None = None
     gguf_precision: str = ""
+    """Of `gguf_path`, or of `ollama_tag` where there is no file."""
     ollama_tag: str | None = None
 
 
@@ -373,6 +374,8 @@ class Trial(Record, frozen=True, kw_only=True):
     """Ratio to the baseline, over 1 is better. None: no figures, or this is the baseline itself."""
     constraints: dict[str, float] = {}
     """By how much it was infeasible; over 0 is infeasible."""
+    fits_tokens: int | None = None
+    """The longest context that the engine said would fit. None: it said nothing of the kind."""
     reason: str = ""
     log: str = ""
     """Engine log, relative to the run folder."""
@@ -428,7 +431,7 @@ class EngineFacts(Record, frozen=True, kw_only=True):
     """What the engine's own log says it took; empty where it says nothing."""
     argv: tuple[str, ...] = ()
     env: dict[str, str] = {}
-    """Only what we set."""
+    """What we set, and what vLLM took over from our own environment by its name."""
     slots: int | None = None
     """None: not a thing this engine has."""
     log: str = ""

@@ -4,7 +4,7 @@ import logging
 import math
 import random
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import optuna
@@ -31,14 +31,25 @@ class Search:
     given out once: what was tried before, whatever came of it, is never asked again.
 
     Args:  needed_tokens: prompt and answer of the workload: a shorter max-model-len is never tried.
-           model_max_len: the model's own limit.
+           model_max_len: the longest context that is known to be possible, at first the model's own.
+           violations: why flags are known not to work, as `engines.violations`; such a candidate is cut before launch.
     """
 
-    def __init__(self, folder: Path, space: SearchSpace, *, seed: int, needed_tokens: int, model_max_len: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        space: SearchSpace,
+        *,
+        seed: int,
+        needed_tokens: int,
+        model_max_len: int,
+        violations: Callable[..., Sequence[str]],
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         logging.getLogger("optuna").propagate = False
         self._space = space
         self._needed, self._longest = needed_tokens, model_max_len
+        self._violations = violations
         self._tried: set[Point] = set()
         self._asked: dict[int, tuple[optuna.Trial, Point]] = {}
         self._random = random.Random(seed)
@@ -131,8 +142,10 @@ class Search:
         }
 
     def _fits(self, batched: int, seqs: int, length: int) -> bool:
-        is_known_to_fit = self._needed <= length <= self._longest and batched >= seqs
-        return is_known_to_fit and (batched, seqs, length) not in self._tried
+        if (batched, seqs, length) in self._tried:
+            return False
+        flags = flags_of(batched, seqs, length)
+        return not self._violations(flags, model_max_len=self._longest, needed_tokens=self._needed)
 
     def _open(self, ladders: dict[str, tuple[int, ...]]) -> dict[tuple[int, ...], Point]:
         """Every point that may still be given out, by its places on the ladders."""

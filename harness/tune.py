@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from harness import bench, config
+from harness import bench, config, engines
 from harness.bench import Bench, Recording, planned_steps
 from harness.errors import (
     EngineBadFlag,
@@ -179,10 +179,11 @@ class Study:
             seed=self.plan.seed,
             needed_tokens=self._needed_tokens(),
             model_max_len=self._longest_context(baseline),
+            violations=engines.violations,
         )
         search.remember(
             [trial.flags for trial in self._trials[1:]],
-            longest_that_fits=min((fits for fits in map(longest_that_fits, self._trials) if fits), default=None),
+            longest_that_fits=min((t.fits_tokens for t in self._trials if t.fits_tokens), default=None),
         )
         if len(self._trials) == 1:
             search.start_with(CONSERVATIVE_START)
@@ -199,9 +200,8 @@ class Study:
                 raise
             value = None if trial.objective is None else trial.objective.value - 1
             search.tell(ticket, value, constraints=trial.constraints)
-            fits = longest_that_fits(trial)
-            if fits is not None:
-                search.learn_longest(fits)
+            if trial.fits_tokens is not None:
+                search.learn_longest(trial.fits_tokens)
         self._crown(results)
 
     def _may_go_on(self) -> bool:
@@ -248,6 +248,8 @@ class Study:
         try:
             trial = self._measured(number, flags)
         except tuple(OUTCOMES) as error:
+            if isinstance(error, EngineOutOfMemory) and error.is_environmental:
+                raise  # nothing can be learned of these flags: other programs hold the memory
             trial = failed_trial(number, flags, error, wall_s=time.monotonic() - since)
             self.progress.note(f"trial {number}: {trial.outcome}: {trial.reason}")
             self._skip_rest(cells_before)
@@ -357,7 +359,7 @@ def failed_trial(number: int, flags: Flags, error: EngineError, *, wall_s: float
     """A failed launch as something to learn from: by how much it was infeasible, over 0 where that is not known."""
     constraints = {"started": 1.0}
     if isinstance(error, EngineContextTooLong) and error.fits:
-        constraints = {"context": int(flags["max-model-len"]) / error.fits - 1, "fits": -float(error.fits)}
+        constraints = {"context": int(flags["max-model-len"]) / error.fits - 1}
     elif isinstance(error, EngineOutOfMemory) and error.short_bytes:
         constraints = {"memory_short_gib": error.short_bytes / 2**30}
     return Trial(
@@ -365,13 +367,8 @@ def failed_trial(number: int, flags: Flags, error: EngineError, *, wall_s: float
         flags=flags,
         outcome=OUTCOMES[type(error)],
         constraints=constraints,
+        fits_tokens=error.fits if isinstance(error, EngineContextTooLong) else None,
         reason=error.message,
         log=error.log.name if error.log else "",
         wall_s=wall_s,
     )
-
-
-def longest_that_fits(trial: Trial) -> int | None:
-    """The context length that the engine said would fit, where a trial asked for more."""
-    fits = trial.constraints.get("fits")
-    return None if fits is None else int(-fits)

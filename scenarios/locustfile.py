@@ -26,6 +26,7 @@ from scenarios.prompts import prompt
 
 LAG_SLEEP_S: Final = 0.01
 START_POLL_S: Final = 0.005
+PARENT_CHECK_S: Final = 1.0
 FAILURE_PAUSE_S: Final = 0.25
 """After a failed request: a server that refuses at once must not be hammered, nor the disk filled."""
 
@@ -211,6 +212,13 @@ class LoadUser(User):  # type: ignore[misc]  # Locust is untyped
         return record
 
 
+def _end_with_parent(parent: int) -> None:
+    """A harness that was killed cannot stop its load: without it nobody wants the records."""
+    while os.getppid() == parent:
+        gevent.sleep(PARENT_CHECK_S)
+    os._exit(1)
+
+
 @events.init.add_listener  # type: ignore[untyped-decorator]  # Locust is untyped
 def read_job(environment: Any, **_: object) -> None:
     """Read the job, and end this process with the last user, or with the first mistake of ours."""
@@ -220,6 +228,7 @@ def read_job(environment: Any, **_: object) -> None:
         environment.process_exit_code = exit_code
         gevent.spawn(runner.quit)  # from a greenlet that quitting does not kill
 
+    gevent.spawn(_end_with_parent, os.getppid())
     environment.catch_exceptions = False
     environment.events.user_error.add_listener(lambda **_: stop(1))
     environment.load = Load(

@@ -125,6 +125,7 @@ def _memory_held_by_others(found: re.Match[str], case: Case) -> EngineError:
         f"or lower gpu-memory-utilization from {ratio:g} to {room:.2f}",
         log=case.log,
         short_bytes=_bytes(wanted - free),
+        is_environmental=True,
     )
 
 
@@ -143,6 +144,7 @@ def _cpu_cache_too_large(found: re.Match[str], case: Case) -> EngineError:
         hint=f"another process holds memory: end it, or set VLLM_CPU_KVCACHE_SPACE to less than {free:g}",
         log=case.log,
         short_bytes=_bytes(wanted - free),
+        is_environmental=True,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from harness.config import cache_folder
 from harness.errors import EngineBadFlag, EngineCrashed
 from harness.records import Flags, FlagValue
 
@@ -73,11 +74,6 @@ def known_flags(install: Install, *, cache: Path | None = None) -> frozenset[str
     fresh.write_bytes(msgspec.json.encode(sorted(found)))
     fresh.replace(kept)  # in one step: another harness may read it now
     return found
-
-
-def cache_folder() -> Path:
-    """Where things lie that can be made again at a price."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-harness"
 
 
 def _asked_flags(install: Install) -> frozenset[str]:

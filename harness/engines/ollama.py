@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import httpx
 
+from harness.config import cache_folder
 from harness.engines import talk
 from harness.engines.failures import failure
-from harness.engines.flags import cache_folder
 from harness.engines.process import ProcessGroup, free_port, process_group, wait_ready
 from harness.engines.running import Engine, death
 from harness.errors import EngineBadFlag, EngineError, EngineHung, EngineModelNotFound, EngineNotFound

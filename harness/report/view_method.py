@@ -111,8 +111,9 @@ def glossary(run: Run, cells: Sequence[Cell]) -> tuple[Fact, ...]:
         "tok/s": "output tokens of all users together, as the server counted them, per second of the window.",
         "p50, p95": "half, or 95 of 100, of the values are at or below this one. p50 is the median.",
         "Interval": f"the range that holds the true value{level}. For p50 and p95 two measured values bound it, "
-        "whatever the distribution (gaps within one answer resemble each other, so for ITL whole answers are "
-        "resampled); for tok/s it comes from ten slices of the window. Too few values give a dash, not a guess.",
+        "whatever the distribution (gaps within one answer resemble each other, so for ITL it comes from how "
+        "much whole answers differ); for tok/s it comes from ten slices of the window. Too few values give a dash, not "
+        "a guess.",
         "Ratio": "speed of the candidate ÷ speed of the baseline; for times the other way round, so that over 1× "
         "always means a faster candidate.",
         "Verdict": "faster, slower or same only where the whole interval says so; undecided otherwise.",

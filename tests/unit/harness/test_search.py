@@ -11,6 +11,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from harness.engines import violations
 from harness.records import Flags, SearchSpace
 from harness.search import Exhausted, Search, candidate
 
@@ -32,7 +33,9 @@ Point = tuple[int, int, int]
 def search_in(
     folder: Path, *, space: SearchSpace = SPACE, seed: int = 1, needed_tokens: int = 300, model_max_len: int = 32768
 ) -> Search:
-    return Search(folder, space, seed=seed, needed_tokens=needed_tokens, model_max_len=model_max_len)
+    return Search(
+        folder, space, seed=seed, needed_tokens=needed_tokens, model_max_len=model_max_len, violations=violations
+    )
 
 
 def asked(search: Search, count: int | None = None, *, objective: float | None = 0.1) -> list[Point]:

@@ -14,7 +14,7 @@ import pytest
 
 from harness import models
 from harness.errors import ModelUnavailable, UsageError
-from harness.models.fetch import cache_folder
+from harness.models.fetch import models_folder
 
 NAME = "smollm2-135m"
 GATED = "llama-3.2-3b"
@@ -92,7 +92,7 @@ def refused(name=NAME, *, vllm_python=None):
 
 
 def left_behind():
-    return sorted(path.name for path in (cache_folder() / NAME).glob(".partial-*"))
+    return sorted(path.name for path in (models_folder() / NAME).glob(".partial-*"))
 
 
 def other_process(vllm_python):
@@ -117,7 +117,7 @@ def wait_for(path, *, up_to_s=20.0):
 def test_nothing_is_fetched_by_asking_what_is_there(index):
     found = models.files(NAME)
     assert (found.vllm_source, found.gguf_path) == (None, None)
-    assert not cache_folder().exists()
+    assert not models_folder().exists()
 
 
 def test_a_fetched_model_has_a_gguf_file_and_a_folder_for_vllm(index, machine):
@@ -142,9 +142,9 @@ def test_a_second_fetch_does_nothing(index, machine):
 def test_a_complete_model_needs_no_lock(index, machine):
     """A cache that several share may be read-only for most of them."""
     first, _ = fetch(vllm_python=interpreter(machine, CONVERTS))
-    (cache_folder() / NAME / ".lock").unlink()
+    (models_folder() / NAME / ".lock").unlink()
     assert fetch(vllm_python=interpreter(machine, CONVERTS)) == (first, [])
-    assert not (cache_folder() / NAME / ".lock").exists()
+    assert not (models_folder() / NAME / ".lock").exists()
 
 
 def test_without_vllm_the_file_is_fetched_and_the_conversion_waits(index, machine):
@@ -214,7 +214,7 @@ def test_a_cache_that_cannot_be_written_is_named(index, machine, monkeypatch):
 def test_a_relative_cache_home_counts_as_unset(machine, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", str(machine))
-    assert cache_folder() == machine / ".cache" / "vllm-harness" / "models"
+    assert models_folder() == machine / ".cache" / "vllm-harness" / "models"
 
 
 def test_an_interpreter_without_gguf_and_accelerate_is_told_how_to_get_them(index, machine):

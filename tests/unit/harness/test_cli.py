@@ -1,0 +1,111 @@
+"""What the command line promises, without starting an engine."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from harness import cli, errors
+from harness.errors import MeasurementInvalid, UsageError
+from harness.records import Cell, CellState, Comparison, Estimate, Host, Run, RunState, Verdict
+
+README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+
+
+def run_with(*rows: Comparison) -> Run:
+    return Run(
+        version=1, id="r", command="harness compare", kind="compare", state=RunState.DONE, started_utc="", model="m",
+        harness_version="0", host=Host(cpu="", cores=2, memory_bytes=1, os="", python=""), gpu="cpu", seed=1,
+        comparisons=rows,
+    )  # fmt: skip
+
+
+def row(*, met: bool | None, has_ratio: bool = True, target: float | None = 2.0) -> Comparison:
+    ratio = Estimate(value=2, low=1.9, high=2.1, confidence=0.95, n=6, unit="ratio")
+    return Comparison(
+        scenario="concurrent", users=5, metric="output_tok_s", ratio=ratio if has_ratio else None,
+        verdict=Verdict.UNDECIDED, target=target, met=met, reason="because",
+    )  # fmt: skip
+
+
+def test_only_targets_that_are_all_met_exit_with_0():
+    assert cli.compare_exit_code(run_with(row(met=True), row(met=True))) == 0
+    assert cli.compare_exit_code(run_with(row(met=None, target=None))) == 0
+
+
+@pytest.mark.parametrize("met", [False, None])
+def test_a_target_that_is_missed_or_not_shown_exits_with_10(met):
+    assert cli.compare_exit_code(run_with(row(met=True), row(met=met))) == 10
+
+
+def test_a_target_without_a_ratio_is_not_to_be_trusted():
+    with pytest.raises(MeasurementInvalid, match="1 of 2 targets cannot be judged: because"):
+        cli.compare_exit_code(run_with(row(met=False), row(met=None, has_ratio=False)))
+
+
+def test_cells_that_are_all_invalid_are_refused():
+    bad = Cell(engine="e", title="e", role="bench", model="m", scenario="s", users=1, repeat=1, state=CellState.INVALID)
+    good = Cell(
+        engine="e", title="e", role="bench", model="m", scenario="s", users=1, repeat=1, state=CellState.MEASURED
+    )
+    cli.refuse_if_untrusted([bad, good])
+    with pytest.raises(MeasurementInvalid):
+        cli.refuse_if_untrusted([bad, bad])
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("45m", 2700), ("90s", 90), ("2h", 7200), ("1h30m", 5400), ("0.5m", 30)])
+def test_a_duration_is_read_in_its_units(text, seconds):
+    assert cli.Duration().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "45", "m", "4 m", "45m!", "-5m", "1d"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(click.UsageError):
+        cli.Duration().convert(text, None, None)
+
+
+def test_users_are_sorted_and_without_doubles():
+    assert cli.Users().convert("50,1,5,5", None, None) == (1, 5, 50)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "0", "-1", "1.5", "99999999"])
+def test_what_is_no_list_of_users_is_refused(text):
+    with pytest.raises(click.UsageError):
+        cli.Users().convert(text, None, None)
+
+
+def test_flags_for_an_engine_are_read_as_what_they_are():
+    words = ["max-num-seqs=64", "enforce-eager=true", "gpu-memory-utilization=0.9", "dtype=bfloat16"]
+    assert cli.parsed_flags(words) == {
+        "max-num-seqs": 64, "enforce-eager": True, "gpu-memory-utilization": 0.9, "dtype": "bfloat16",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("word", ["max-num-seqs", "=5", "--max-num-seqs=5"])
+def test_a_flag_of_another_form_is_refused(word):
+    with pytest.raises(UsageError, match="NAME=VALUE"):
+        cli.parsed_flags([word])
+
+
+def test_every_command_stands_in_the_readme_and_has_help():
+    for name, command in cli.cli.commands.items():
+        assert f"`harness {name}" in README
+        assert command.help
+    for command in [*cli.cli.commands.values(), *cli.models_group.commands.values()]:
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{command.name} {parameter.opts}"
+
+
+def test_every_exit_code_stands_in_the_readme_and_no_other():
+    table = README[README.index("| exit code |") :].split("\n\n")[0]
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+    codes = {kind.exit_code for kind in vars(errors).values() if hasattr(kind, "exit_code")}
+    assert listed == codes | {0, cli.TARGET_MISSED, cli.INTERRUPTED, cli.BUG}
+
+
+def test_every_command_can_print_json():
+    commands = [c for c in cli.cli.commands.values() if not isinstance(c, click.Group)]
+    for command in [*commands, *cli.models_group.commands.values()]:
+        assert {"--json", "--results"} <= {option for parameter in command.params for option in parameter.opts}
