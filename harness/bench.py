@@ -1,5 +1,6 @@
 """The measurement itself: one running engine, all its load levels, each cell written as it ends."""
 
+import contextlib
 import datetime
 import shlex
 import sys
@@ -61,6 +62,7 @@ def recorded(
         objective=objective,
     )
     with kept(Recording(folder, run)) as recording:
+        recording.add_note(telemetry.strangers_note())
         yield recording
 
 
@@ -82,26 +84,28 @@ class Recording:
 
     def add_note(self, text: str) -> None:
         """Something a reader of the figures must know; said once."""
-        if text not in self.run.notes:
+        if text and text not in self.run.notes:
             self.update(notes=(*self.run.notes, text))
 
 
 @contextmanager
 def kept(recording: Recording) -> Iterator[Recording]:
     """run.json tells how the run ended, whatever ended it."""
-    recording.update(state=RunState.RUNNING, error="", ended_utc=None)
-    try:
-        yield recording
-    except KeyboardInterrupt:
-        recording.update(state=RunState.INTERRUPTED, ended_utc=utc_now())
-        raise
-    except HarnessError as error:
-        recording.update(state=RunState.FAILED, ended_utc=utc_now(), error=error.message)
-        raise
-    except BaseException as error:
-        recording.update(state=RunState.FAILED, ended_utc=utc_now(), error=f"{type(error).__name__}: {error}")
-        raise
-    recording.update(state=RunState.DONE, ended_utc=utc_now())
+    with recording.folder.locked():
+        recording.update(state=RunState.RUNNING, error="", ended_utc=None)
+        try:
+            yield recording
+        except BaseException as error:
+            is_interrupt = isinstance(error, KeyboardInterrupt)
+            message = error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            with contextlib.suppress(OSError):  # a full disk may be what ended the run
+                recording.update(
+                    state=RunState.INTERRUPTED if is_interrupt else RunState.FAILED,
+                    ended_utc=utc_now(),
+                    error="" if is_interrupt else message,
+                )
+            raise
+        recording.update(state=RunState.DONE, ended_utc=utc_now())
 
 
 def utc_now() -> str:
@@ -130,7 +134,8 @@ def launch_spec(
     }[engine]
     if source is None:
         raise EngineError(
-            f"{engine} has no file of {files.model} on this machine", hint=f"run: harness models fetch {files.model}"
+            f"{engine} has no file of {files.model} on this machine",
+            hint=f"run: harness models fetch {files.model}",
         )
     return LaunchSpec(
         engine=engine,
@@ -158,8 +163,28 @@ def launched(
         facts = engine.facts(role=role, precision=spec.precision, flags=spec.flags)
         facts = msgspec.structs.replace(facts, title=facts.title + title_suffix)
         recording.add_engine(facts)
+        refuse_cpu_fallback(facts, has_gpu=recording.run.host.gpu is not None, log=log)
         progress.done(f"launch {spec.engine}", f"{role}: {facts.title} is ready after {engine.launch_s:.1f} s")
         yield Bench(engine, facts, spec=spec, recording=recording, progress=progress)
+
+
+def refuse_cpu_fallback(facts: EngineFacts, *, has_gpu: bool, log: Path) -> None:
+    """Raises: EngineError where llama.cpp or Ollama runs on the CPU although there is a GPU; both do that silently."""
+    if not has_gpu or not facts.argv:
+        return
+    if facts.engine == "llamacpp" and not facts.resolved.get("gpu-layers"):
+        raise EngineError(
+            "this build of llama.cpp runs on the CPU only, and this machine has a GPU: no fair baseline",
+            hint="compare with Ollama itself: https://ollama.com/download, then --baseline ollama",
+            log=log,
+        )
+    if facts.engine == "ollama" and facts.resolved.get("size-vram-bytes") != facts.resolved.get("size-bytes"):
+        raise EngineError(
+            f"Ollama put {facts.resolved.get('size-vram-bytes', 0)} of {facts.resolved.get('size-bytes')} bytes of the "
+            "model on the GPU: no fair baseline",
+            hint="install Ollama with its GPU libraries, or free the card's memory",
+            log=log,
+        )
 
 
 class Bench:

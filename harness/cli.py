@@ -2,13 +2,15 @@
 
 import contextlib
 import json
+import math
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -18,6 +20,7 @@ from harness.errors import EngineError, HarnessError, MeasurementInvalid, UsageE
 from harness.records import (
     Cell,
     CellState,
+    Comparison,
     Flags,
     GpuProfile,
     LaunchSpec,
@@ -129,16 +132,34 @@ reports_option = click.option(
 
 def profile_for(name: str | None) -> GpuProfile:
     """The card named, else the one that NVML sees, else the CPU; what was chosen without being named is said."""
-    if name is not None:
-        return config.gpu_profile(name)
+    wanted = None if name is None else config.gpu_profile(name)
+    if wanted is not None and wanted.is_cpu:
+        return wanted
     gpu = telemetry.open_gpu()
     if gpu is None:
+        if wanted is not None:
+            raise UsageError(
+                f"--gpu {wanted.name}, and NVML sees no GPU on this machine",
+                hint="install the NVIDIA driver, or measure the CPU with --gpu cpu",
+            )
         say("no GPU found: using the CPU profile; its figures say nothing about a GPU")
         return config.gpu_profile("cpu")
     with gpu:
-        profile = config.profile_of_card(gpu.name)
-    say(f"found {profile.title}")
-    return profile
+        card = gpu.name
+    if wanted is None:
+        profile = config.profile_of_card(card)
+        say(f"found {profile.title}")
+        return profile
+    try:
+        found = config.profile_of_card(card)
+    except UsageError:  # a card without a profile may be measured under the nearest one
+        say(f"warning: {card!r} has no profile; measuring it under {wanted.name}")
+        return wanted
+    if found.name != wanted.name:
+        raise UsageError(
+            f"--gpu {wanted.name}, and this machine's card is {card}", hint=f"say --gpu {found.name}, or nothing"
+        )
+    return wanted
 
 
 def files_for(model: str, *, vllm_python: str | None, needs_vllm: bool) -> ModelFiles:
@@ -152,24 +173,47 @@ def write_report(folder: RunFolder, out: Path) -> Path:
     return report.render(folder.run(), folder.cells(), folder.trials(), out=out)
 
 
-def refuse_if_untrusted(cells: Sequence[Cell]) -> None:
-    """Raises: MeasurementInvalid where not one cell has figures that count."""
-    if cells and all(cell.state != CellState.MEASURED for cell in cells):
-        raise MeasurementInvalid(
-            f"none of {len(cells)} cells can be trusted: {'; '.join(cells[0].reasons)}",
-            hint="run `harness doctor`; the records are kept",
-        )
+def untrusted(cells: Sequence[Cell]) -> MeasurementInvalid | None:
+    """The error of a run in which not one cell has figures that count. None: some have."""
+    if not cells or any(cell.state == CellState.MEASURED for cell in cells):
+        return None
+    return MeasurementInvalid(
+        f"none of {len(cells)} cells can be trusted: {'; '.join(cells[0].reasons)}",
+        hint="run `harness doctor`; the records are kept",
+    )
 
 
-@contextlib.contextmanager
-def noted(folder_of: Callable[[], RunFolder | None]) -> Iterator[None]:
-    """Says where the records lie, whatever ends the command."""
+def writable(folder: Path) -> Path:
+    """The folder, made where it is not there yet: found out before an hour of measuring, not after it.
+
+    Raises: UsageError.
+    """
     try:
-        yield
-    finally:
-        folder = folder_of()
-        if folder is not None:
-            say(f"records: {folder.path}")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}", hint="choose another folder") from error
+    return folder
+
+
+def closing(document: dict[str, Any], error: HarnessError | None, *, is_json: bool, lines: Sequence[str]) -> None:
+    """The result, on stdout: the one document, or the lines; an error that spoils it is in both."""
+    if is_json:
+        answer(document if error is None else {**document, "error": error_answer(error)})
+        return
+    for line in lines:
+        click.echo(line)
+
+
+def error_answer(error: HarnessError) -> dict[str, Any]:
+    """An error as `--json` gives it."""
+    return {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+
+
+def spoiled(error: HarnessError | None) -> int:
+    """Says the error that spoils a result which has been printed, and gives its exit code; 0 where there is none."""
+    return 0 if error is None else told(error, is_json=False)
 
 
 # ---------------------------------------------------------------- commands
@@ -280,35 +324,38 @@ def bench_command(
         raise UsageError("--url needs --model: the id to ask that server for", hint="curl URL/v1/models lists them")
     if api is not None and url is None:
         raise UsageError("--api belongs to --url", hint="leave it out: --engine knows its API")
-    profile = profile_for(gpu)
-    name = model_name or ("reference" if engine == "reference" else profile.default_model)
     flags = parsed_flags(flag_words)
-    programs = {"vllm": vllm_python, "ollama": ollama_bin}
-    if url is not None:
-        spec = LaunchSpec(engine="url", model=name, source=name, url=url, api=api)
-    elif engine == "reference":
-        spec = LaunchSpec(engine=engine, model=name, flags=flags)
+    if url is not None:  # perhaps another machine's engine: nothing here says what card it has
+        assert model_name is not None
+        spec = LaunchSpec(engine="url", model=model_name, source=model_name, url=checked_url(url), api=api)
+        card, is_cpu = (gpu, config.gpu_profile(gpu).is_cpu) if gpu else ("remote", False)
     else:
         assert engine is not None
-        spec = spec_for(engine, name, profile=profile, flags=flags, program=programs.get(engine), slots=slots)
-    scenario = config.scenario(scenario_name, is_cpu=profile.is_cpu)
+        profile = profile_for(gpu)
+        card, is_cpu = profile.name, profile.is_cpu
+        programs = {"vllm": vllm_python, "ollama": ollama_bin}
+        name = model_name or ("reference" if engine == "reference" else profile.default_model)
+        spec = (
+            LaunchSpec(engine=engine, model=name, flags=flags)
+            if engine == "reference"
+            else spec_for(engine, name, profile=profile, flags=flags, program=programs.get(engine), slots=slots)
+        )
+    scenario = config.scenario(scenario_name, is_cpu=is_cpu)
     folder, cells = bench.run(
         spec,
         scenario,
         users=users or scenario.load.users,
         repeats=repeats or 1,
         results=results,
-        gpu=profile.name,
+        gpu=card,
         seed=seed,
         say=say,
     )
-    if is_json:
-        answer({"run": folder.id, "cells": [cell_answer(cell) for cell in cells]})
-    else:
-        click.echo(text.cells_table(cells))
+    error = untrusted(cells)
+    document = {"run": folder.id, "cells": [cell_answer(cell) for cell in cells]}
+    closing(document, error, is_json=is_json, lines=[text.cells_table(cells)])
     say(f"records: {folder.path}")
-    refuse_if_untrusted(cells)
-    return 0
+    return spoiled(error)
 
 
 @cli.command("tune")
@@ -339,12 +386,23 @@ def tune_command(
     resumed: str | None,
 ) -> int:
     """Search the vllm serve settings that are fastest for a model on this card."""
+    writable(out)
+    if repeats == 1:
+        raise UsageError("--repeats 1: a ratio needs two repeats a side", hint="say --repeats 2 or more")
     if resumed is not None:
         refuse_with_resume()
-        folder = tune.resume(store.find_run(results, resumed), results=results, trials=trials, budget_s=budget, say=say)
+        folder = tune.resume(
+            store.find_run(results, resumed),
+            results=results,
+            trials=trials,
+            budget_s=budget,
+            vllm_python=vllm_python,
+            say=say,
+        )
     else:
         profile = profile_for(gpu)
-        levels = users or profile.search.users
+        scenario = config.scenario(scenario_name, is_cpu=profile.is_cpu)
+        levels = users or (profile.search.users if len(scenario.load.users) > 1 else scenario.load.users)
         tune.objective_named(objective, levels)
         name = model_name or profile.default_model
         entry = models.entry(name)
@@ -352,7 +410,7 @@ def tune_command(
             profile=profile,
             model=entry,
             files=files_for(name, vllm_python=vllm_python, needs_vllm=True),
-            scenario=config.scenario(scenario_name, is_cpu=profile.is_cpu),
+            scenario=scenario,
             users=levels,
             repeats=repeats or profile.search.repeats,
             objective=objective,
@@ -363,29 +421,23 @@ def tune_command(
         )
         folder = tune.run(plan, results=results, say=say)
     page = write_report(folder, out)
-    run, all_trials = folder.run(), folder.trials()
+    run, all_trials, cells = folder.run(), folder.trials(), folder.cells()
     preset = run.preset
     assert preset is not None
     path = config.preset_path(results, gpu=run.gpu, model=run.model)
-    if is_json:
-        answer(
-            {
-                "run": run.id,
-                "cells": [cell_answer(cell) for cell in folder.cells()],
-                "trials": all_trials,
-                "baseline": {"flags": all_trials[0].flags},
-                "best": {"flags": preset.flags, "is_default": preset.is_default, "objective": preset.ratio},
-                "preset": str(path),
-                "report": str(page),
-            }
-        )
-    else:
-        click.echo(text.trials_table(all_trials))
-        click.echo(text.serve_line(run))
-        click.echo(f"preset: {path}")
-        click.echo(f"report: {page}")
-    refuse_if_untrusted(folder.cells())
-    return 0
+    error = untrusted(cells)
+    document = {
+        "run": run.id,
+        "cells": [cell_answer(cell) for cell in cells],
+        "trials": all_trials,
+        "baseline": {"flags": all_trials[0].flags},
+        "best": {"flags": preset.flags, "is_default": preset.is_default, "objective": preset.ratio},
+        "preset": str(path),
+        "report": str(page),
+    }
+    lines = [text.trials_table(all_trials), text.serve_line(run), f"preset: {path}", f"report: {page}"]
+    closing(document, error, is_json=is_json, lines=lines)
+    return spoiled(error)
 
 
 def refuse_with_resume() -> None:
@@ -423,6 +475,7 @@ def refuse_with_resume() -> None:
 @click.option("--scenario", "scenario_names", multiple=True, help="Name or TOML file; repeatable. Default: all three.")
 @click.option("--ollama-bin", help="Ollama's binary. Default: the one on PATH.")
 @click.option("--ollama-url", help="An Ollama that already runs; nothing is launched or stopped.")
+@click.option("--ollama-model", help="With --ollama-url: what the model is called there. Default: its registry tag.")
 @click.option("--slots", type=click.IntRange(1), default=1, show_default=True, help="Slots of llama.cpp and Ollama.")
 def compare_command(
     *,
@@ -441,9 +494,20 @@ def compare_command(
     scenario_names: tuple[str, ...],
     ollama_bin: str | None,
     ollama_url: str | None,
+    ollama_model: str | None,
     slots: int,
 ) -> int:
     """Measure vLLM against Ollama at rising concurrency and judge the targets."""
+    writable(out)
+    if repeats == 1:
+        raise UsageError("--repeats 1: a ratio needs two repeats a side", hint="say --repeats 2 or more")
+    if ollama_url is None and ollama_model is not None:
+        raise UsageError("--ollama-model belongs to --ollama-url", hint="the registry says it otherwise")
+    if ollama_url is not None and (baseline != "ollama" or ollama_bin is not None or slots != 1):
+        raise UsageError(
+            "--ollama-url is a running Ollama: it goes with --baseline ollama, without --ollama-bin and --slots",
+            hint="how many slots it has, it was told when it was started",
+        )
     if baseline == "ollama" and ollama_url is None:
         engines.find_ollama(ollama_bin)
     profile = profile_for(gpu)
@@ -456,11 +520,15 @@ def compare_command(
     for wanted in scenario_names or COMPARE_SCENARIOS:
         scenario = config.scenario(wanted, is_cpu=profile.is_cpu)
         is_ladder = len(scenario.load.users) > 1
+        if scenario.name in loads:
+            raise UsageError(f"two scenarios are called {scenario.name}", hint="rename one: name = …")
         loads[scenario.name] = (scenario, users if users and is_ladder else scenario.load.users)
+    if users and all(len(scenario.load.users) == 1 for scenario, _ in loads.values()):
+        raise UsageError("--users: none of these scenarios has a ladder of users", hint="leave it out")
     flags = preset.flags if preset else {}
     programs = {"vllm": vllm_python, "ollama": ollama_bin}
     spec = (
-        LaunchSpec(engine="ollama", model=name, source=files.ollama_tag or name, url=ollama_url, api="ollama")
+        running_ollama(name, url=ollama_url, tag=ollama_model or files.ollama_tag or name)
         if ollama_url is not None
         else spec_for(baseline, name, profile=profile, flags={}, program=programs.get(baseline), slots=slots)
     )
@@ -479,35 +547,51 @@ def compare_command(
         preset=preset,
         tuned_in=tuned_in,
         seed=seed,
+        # They are set against Ollama, for the loads that this repository describes.
+        targets=() if baseline == "vllm" or any(n.endswith(".toml") for n in scenario_names) else config.targets(),
     )
+    engines.refuse_unknown_flags(plan.candidate.spec)
     folder = compare.run(plan, results=results, say=say)
     page = write_report(folder, out)
-    run, cells = folder.run(), folder.cells()
-    if is_json:
-        answer(
-            {
-                "run": run.id,
-                "cells": [cell_answer(cell) for cell in cells],
-                "comparisons": run.comparisons,
-                "report": str(page),
-            }
-        )
-    else:
-        click.echo(text.comparison_table(run))
-        click.echo(f"report: {page}")
-    return compare_exit_code(run)
+    run = folder.run()
+    error = untrusted(folder.cells()) or open_target(run)
+    document = {
+        "run": run.id,
+        "cells": [cell_answer(cell) for cell in folder.cells()],
+        "comparisons": run.comparisons,
+        "targets_judged": len(judged(run)),
+        "report": str(page),
+    }
+    closing(document, error, is_json=is_json, lines=[text.comparison_table(run), f"report: {page}"])
+    if not judged(run):
+        say("no target was judged: targets.toml has none for these scenarios and users, or for this baseline")
+    return spoiled(error) or target_exit_code(run)
 
 
-def compare_exit_code(run: Run) -> int:
-    """0 only where every judged target is met; one that no ratio could be formed for is not a missed one."""
-    judged = [row for row in run.comparisons if row.target is not None]
-    open_rows = [row for row in judged if row.ratio is None]
-    if open_rows:
-        raise MeasurementInvalid(
-            f"{len(open_rows)} of {len(judged)} targets cannot be judged: {open_rows[0].reason}",
-            hint="run `harness doctor`, then measure again; the records are kept",
-        )
-    return 0 if all(row.met for row in judged) else TARGET_MISSED
+def judged(run: Run) -> list[Comparison]:
+    """The rows that a target applies to, as a ratio or in seconds."""
+    return [row for row in run.comparisons if row.target is not None or row.absolute_s is not None]
+
+
+def open_target(run: Run) -> MeasurementInvalid | None:
+    """The error of a run in which a target has no ratio to be judged by. None: all have one."""
+    rows = judged(run)
+    without = [row for row in rows if row.ratio is None]
+    if not without:
+        return None
+    return MeasurementInvalid(
+        f"{len(without)} of {len(rows)} targets cannot be judged: {without[0].reason}",
+        hint="run `harness doctor`, then measure again; the records are kept",
+    )
+
+
+def target_exit_code(run: Run) -> int:
+    """0 only where every judged target is met, in seconds too; what an interval straddles is not met."""
+    is_met = all(
+        (row.target is None or row.met is True) and (row.absolute_s is None or row.absolute_met is True)
+        for row in judged(run)
+    )
+    return 0 if is_met else TARGET_MISSED
 
 
 def chosen_preset(
@@ -515,6 +599,8 @@ def chosen_preset(
 ) -> tuple[Preset | None, Path | None]:
     """The preset that `--candidate` names, with the folder of the run that found it where that is still here."""
     found: Preset | None
+    if candidate != "vllm" and defaults:
+        raise UsageError("--defaults and --candidate contradict each other", hint="leave one of them out")
     if candidate == "vllm":
         if defaults:
             return None, None
@@ -527,9 +613,12 @@ def chosen_preset(
     elif candidate.endswith(".toml"):
         found = config.read_preset(Path(candidate))
     else:
-        found = store.find_run(results, candidate).run().preset
+        run = store.find_run(results, candidate)
+        found = run.run().preset
         if found is None:
             raise UsageError(f"run {candidate} found no settings", hint="name a run of `harness tune` that has ended")
+        if run.id == found.run:
+            return found, run.path
     if found.gpu != profile.name:
         say(f"warning: these settings were found on {found.gpu}, this is {profile.name}")
     folder = results / found.run
@@ -564,7 +653,11 @@ def spec_for(
     slots: int,
 ) -> LaunchSpec:
     """How to start `engine` with a model of the registry, fetched where it is not here."""
-    models.entry(model)
+    if engine == "llamacpp" and models.entry(model).gguf_file is None:
+        raise UsageError(
+            f"{model} has no GGUF file in the registry, so llama.cpp cannot serve it here",
+            hint="compare with Ollama itself, which fetches its own: https://ollama.com/download",
+        )
     is_vllm = engine == "vllm"
     files = files_for(model, vllm_python=program if is_vllm else None, needs_vllm=is_vllm)
     if is_vllm:
@@ -584,13 +677,28 @@ def parsed_flags(words: Sequence[str]) -> Flags:
 
 
 def parsed_value(value: str) -> int | float | str | bool:
-    """A number or a boolean where it reads as one, else the text."""
+    """A boolean or a number where it is written as one, else the text: 0012 and nan stay what they are."""
     if value in {"true", "false"}:
         return value == "true"
     for kind in (int, float):
         with contextlib.suppress(ValueError):
-            return kind(value)
+            if str(kind(value)) == value and math.isfinite(kind(value)):
+                return kind(value)
     return value
+
+
+def running_ollama(model: str, *, url: str, tag: str) -> LaunchSpec:
+    """An Ollama that already runs; the precision is known where the registry has this tag."""
+    precision = next((name for name, known in models.entry(model).ollama_tags.items() if known == tag), "")
+    return LaunchSpec(engine="ollama", model=model, source=tag, precision=precision, url=checked_url(url), api="ollama")
+
+
+def checked_url(url: str) -> str:
+    """The address of a server. Raises: UsageError for what is none."""
+    parts = urlsplit(url) if "[" not in url or "]" in url else None
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise UsageError(f"{url!r} is not the address of a server", hint="for example http://127.0.0.1:8000")
+    return url
 
 
 def cell_answer(cell: Cell) -> dict[str, Any]:
@@ -607,30 +715,51 @@ def cell_answer(cell: Cell) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits with its code; every error is a sentence, a hint and a code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    is_json = "--json" in words
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)  # also where a script's `&` has had SIGINT ignored
     try:
         code = cli.main(words, prog_name="harness", standalone_mode=False)
     except HarnessError as error:
-        code = told(error.message, error.hint, code=error.exit_code, is_json="--json" in words)
+        code = told(error, is_json=is_json)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "harness"
-        code = told(error.format_message(), f"see {command} --help", code=2, is_json="--json" in words)
+        code = told(UsageError(error.format_message(), hint=f"see {command} --help"), is_json=is_json)
     except click.ClickException as error:
-        code = told(error.format_message(), "", code=2, is_json="--json" in words)
+        code = told(UsageError(error.format_message()), is_json=is_json)
     except (KeyboardInterrupt, click.Abort):
-        hint = "what was measured is kept; a search goes on with harness tune --resume RUN"
-        code = told("interrupted", hint, code=INTERRUPTED, is_json="--json" in words)
+        code = told(Interrupted("interrupted", hint="what was measured is kept in the results folder"), is_json=is_json)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        code = told(
+            UsageError(
+                f"a file or folder failed:{where}: {error.strerror or error}", hint="make room, or check rights"
+            ),
+            is_json=is_json,
+        )
     except Exception as error:  # noqa: BLE001  the last resort, which says that it is one
         traceback.print_exc()
-        code = told(f"a bug of harness: {error!r}", "please report it with the lines above", code=BUG, is_json=False)
+        bug = HarnessError(f"a bug of harness: {error!r}", hint="please report it with the lines above")
+        code = told(bug, is_json=is_json)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def told(message: str, hint: str, *, code: int, is_json: bool) -> int:
+class Interrupted(HarnessError):
+    """Ctrl-C, or a polite signal: not an error of anybody, but an end with an exit code of its own."""
+
+    exit_code = INTERRUPTED
+
+
+def interrupt(*_: object) -> NoReturn:
+    """The answer to Ctrl-C, SIGTERM and a closed terminal alike: engines are stopped and records closed on the way."""
+    raise KeyboardInterrupt
+
+
+def told(error: HarnessError, *, is_json: bool) -> int:
     """Says an error and returns its exit code."""
-    say(f"error: {message}")
-    if hint:
-        say(f"hint: {hint}")
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
     if is_json:
-        answer({"error": {"message": message, "hint": hint, "exit_code": code}})
-    return code
+        answer({"error": error_answer(error)})
+    return error.exit_code

@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import bench, config
+from harness import bench
 from harness.bench import planned_steps
 from harness.progress import Progress, Say
-from harness.records import Cell, CellState, LaunchSpec, Preset, Record, Scenario
+from harness.records import Cell, CellState, LaunchSpec, Preset, Record, Scenario, Target
 from harness.stats import pairing
 from harness.store import RunFolder
 
@@ -36,6 +36,8 @@ class Plan(Record, frozen=True, kw_only=True):
     tuned_in: Path | None
     """Folder of the run that found `preset`, where it is still there."""
     seed: int
+    targets: tuple[Target, ...]
+    """Rows of targets.toml that this comparison is judged by."""
 
 
 def run(plan: Plan, *, results: Path, say: Say) -> RunFolder:
@@ -70,7 +72,7 @@ def run(plan: Plan, *, results: Path, say: Say) -> RunFolder:
             recording.add_note(prompts)
         recording.update(
             comparisons=pairing.comparisons(
-                cells["baseline"], cells["candidate"], targets=config.targets(), gpu=plan.gpu, model=plan.model
+                cells["baseline"], cells["candidate"], targets=plan.targets, gpu=plan.gpu, model=plan.model
             )
         )
     return recording.folder

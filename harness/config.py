@@ -7,6 +7,7 @@ either in `presets/` beside this module (published) or in the results folder (fo
 import difflib
 import importlib.util
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -132,6 +133,10 @@ def scenario(name: str, *, is_cpu: bool) -> Scenario:
     if not isinstance(small, dict):
         raise ConfigInvalid(f"{path}: cpu: must be a table", hint="write [cpu.workload] or [cpu.load]")
     found = convert(merged(raw, small) if is_cpu else raw, Scenario, path=path)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", found.name):
+        raise ConfigInvalid(
+            f"{path}: name: {found.name!r} is not made of a-z, 0-9 and -", hint="it becomes part of file names"
+        )
     load = found.load
     if not load.users or min(load.users) < 1:
         raise ConfigInvalid(f"{path}: load.users: must be a list of counts of at least 1", hint="users = [1, 5]")

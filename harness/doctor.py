@@ -62,12 +62,13 @@ def card(profile: GpuProfile | None) -> Finding:
     """The GPU, and whether there is a profile for it."""
     gpu = telemetry.open_gpu()
     if gpu is None:
-        wanted = f", though --gpu {profile.name} was asked for" if profile and not profile.is_cpu else ""
+        is_wanted = profile is not None and not profile.is_cpu
         return Finding(
             name="GPU",
-            state=State.WARNING,
-            text=f"NVML sees none{wanted}: measurements here are of the CPU",
+            state=State.FAILED if is_wanted else State.WARNING,
+            text="NVML sees none: measurements here are of the CPU",
             hint="install the NVIDIA driver; figures of a CPU say nothing about a GPU",
+            exit_code=4 if is_wanted else 0,
         )
     with gpu:
         text = f"{gpu.name}, driver {gpu.driver}"
@@ -78,9 +79,10 @@ def card(profile: GpuProfile | None) -> Finding:
     if profile is not None and profile.name != found.name:
         return Finding(
             name="GPU",
-            state=State.WARNING,
+            state=State.FAILED,
             text=f"{text}, which is {found.name}, not {profile.name}",
             hint=f"leave --gpu out, or say --gpu {found.name}",
+            exit_code=4,
         )
     return Finding(name="GPU", state=State.OK, text=f"{text}, profile {found.name}")
 

@@ -3,9 +3,11 @@
 Every cell and trial is appended as it ends, so that whatever ends a run loses at most the cell in work.
 """
 
+import contextlib
+import fcntl
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,6 +47,21 @@ class RunFolder:
                 f"cannot write to {self.path}: {error.strerror}", hint="choose another folder with --results"
             ) from error
         return self
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for one writer; the kernel frees it with the process, however that ends.
+
+        Raises: UsageError where another process measures into it.
+        """
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"another process is measuring into {self.path}", hint="wait for it, or stop it first"
+                ) from error
+            yield
 
     def write_run(self, run: Run) -> None:
         """Replaces run.json at once."""

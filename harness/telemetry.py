@@ -1,6 +1,7 @@
 """Readings of the engine's processes and the GPU, on the client's clock; the one file that knows NVML and psutil."""
 
 import contextlib
+import os
 import platform
 import threading
 import time
@@ -14,11 +15,11 @@ from harness.records import Host, TelemetrySample
 
 
 class Gpu:
-    """The first card that NVML sees; a context manager, because NVML must be shut down."""
+    """The card that engines will use; a context manager, because NVML must be shut down."""
 
     def __init__(self) -> None:
         pynvml.nvmlInit()
-        self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        self._handle = pynvml.nvmlDeviceGetHandleByIndex(visible_index(os.environ.get("CUDA_VISIBLE_DEVICES", "")))
 
     def __enter__(self) -> "Gpu":
         return self
@@ -53,12 +54,37 @@ class Gpu:
             except pynvml.NVMLError:
                 return None
 
+        try:
+            memory_bytes: int | None = self.memory_used_bytes()
+        except pynvml.NVMLError:
+            memory_bytes = None
         return {
-            "gpu_memory_bytes": self.memory_used_bytes(),
+            "gpu_memory_bytes": memory_bytes,
             "gpu_power_w": read(pynvml.nvmlDeviceGetPowerUsage, scale=1e-3),
             "gpu_temperature_c": read(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
             "gpu_clock_hz": read(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM, scale=1e6),
         }
+
+
+def visible_index(cuda_visible_devices: str) -> int:
+    """Index of the first card that CUDA_VISIBLE_DEVICES lets a program use; 0 where it does not name one by number."""
+    first = cuda_visible_devices.split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
+
+
+def strangers_note() -> str:
+    """What other programs take of the card before anything of ours is started; empty where none does."""
+    gpu = open_gpu()
+    if gpu is None:
+        return ""
+    with gpu:
+        programs, used_bytes = gpu.process_ids(), gpu.memory_used_bytes()
+    if not programs:
+        return ""
+    return (
+        f"Other programs were on the card when this began (process ids {', '.join(map(str, programs))}, "
+        f"{used_bytes / 2**30:.1f} GiB in use): the figures are of a shared card."
+    )
 
 
 def open_gpu() -> Gpu | None:

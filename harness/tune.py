@@ -1,7 +1,8 @@
 """`harness tune`: the baseline, then candidates, then a winner or the defaults; everything kept as it comes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from harness.errors import (
     EngineHung,
     EngineNotFound,
     EngineOutOfMemory,
+    MeasurementInvalid,
     UsageError,
 )
 from harness.progress import Progress, Say
@@ -29,13 +31,13 @@ from harness.records import (
     Outcome,
     Preset,
     Record,
-    RunState,
     Scenario,
     Trial,
     Verdict,
 )
 from harness.search import Exhausted, Search
 from harness.stats.pairing import objective as objective_ratio
+from harness.stats.pairing import valid_values
 from harness.stats.verdict import verdict
 from harness.store import RunFolder
 
@@ -44,6 +46,8 @@ CONSERVATIVE_START: Flags = {"max-num-batched-tokens": 16384, "max-num-seqs": 25
 SPARE_TOKENS = 32
 """Chat templates and counting differences, on top of the longest request seen."""
 BASELINE_TRIES = 2
+CROWNING = "The winner of the search:"
+"""How the note about the winner begins; a search that goes on replaces it."""
 
 OUTCOMES: dict[type[EngineError], Outcome] = {
     EngineOutOfMemory: Outcome.OUT_OF_MEMORY,
@@ -72,19 +76,19 @@ def objective_named(name: str, users: Sequence[int]) -> Objective:
             name="balanced",
             metric="output_tok_s",
             levels=levels,
-            meaning=f"geometric mean of the ratios of output tokens per second at {listed(levels)} users",
+            meaning=f"geometric mean of the ratios of output tokens per second at {users_text(levels)}",
         ),
         "throughput": Objective(
             name="throughput",
             metric="output_tok_s",
             levels=levels[-1:],
-            meaning=f"ratio of output tokens per second at {levels[-1]} users",
+            meaning=f"ratio of output tokens per second at {users_text(levels[-1:])}",
         ),
         "latency": Objective(
             name="latency",
             metric="e2e_s.p50",
             levels=levels[:1],
-            meaning=f"ratio of the median time of whole answers at {levels[0]} users",
+            meaning=f"ratio of the median time of whole answers at {users_text(levels[:1])}",
         ),
     }
     if name not in known:
@@ -92,10 +96,11 @@ def objective_named(name: str, users: Sequence[int]) -> Objective:
     return known[name]
 
 
-def listed(levels: Sequence[int]) -> str:
-    """1, 5 and 10."""
+def users_text(levels: Sequence[int]) -> str:
+    """1, 5 and 10 users."""
     words = [str(level) for level in levels]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return f"{listed} user" if levels == (1,) else f"{listed} users"
 
 
 class Plan(Record, frozen=True, kw_only=True):
@@ -128,12 +133,21 @@ def run(plan: Plan, *, results: Path, say: Say) -> RunFolder:
         objective=plan.objective,
     ) as recording:
         recording.folder.path.joinpath("plan.json").write_bytes(msgspec.json.encode(plan))
-        Study(plan, recording, say=say).go_on(results)
+        with resumable(recording, say=say):
+            Study(plan, recording, say=say).go_on(results)
     return recording.folder
 
 
-def resume(folder: RunFolder, *, results: Path, trials: int | None, budget_s: float | None, say: Say) -> RunFolder:
-    """Goes on with an interrupted study, with its own plan; `trials` and `budget_s` replace those of the plan."""
+def resume(
+    folder: RunFolder,
+    *,
+    results: Path,
+    trials: int | None,
+    budget_s: float | None,
+    vllm_python: str | None,
+    say: Say,
+) -> RunFolder:
+    """Goes on with an interrupted study, with its own plan; what is not None replaces a part of the plan."""
     run_record = folder.run()
     try:
         plan = msgspec.json.decode((folder.path / "plan.json").read_bytes(), type=Plan)
@@ -145,9 +159,21 @@ def resume(folder: RunFolder, *, results: Path, trials: int | None, budget_s: fl
         plan = msgspec.structs.replace(plan, trials=trials)
     if budget_s is not None:
         plan = msgspec.structs.replace(plan, budget_s=budget_s)
-    with bench.kept(Recording(folder, run_record)) as recording:
+    if vllm_python is not None:
+        plan = msgspec.structs.replace(plan, vllm_python=vllm_python)
+    with bench.kept(Recording(folder, run_record)) as recording, resumable(recording, say=say):
         Study(plan, recording, say=say).go_on(results)
     return folder
+
+
+@contextmanager
+def resumable(recording: Recording, *, say: Say) -> Iterator[None]:
+    """Says how the search goes on, where it is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"everything measured is kept; go on with: harness tune --resume {recording.folder.id}")
+        raise
 
 
 class Study:
@@ -156,8 +182,9 @@ class Study:
     def __init__(self, plan: Plan, recording: Recording, *, say: Say) -> None:
         self.plan, self.recording = plan, recording
         self.objective = objective_named(plan.objective, plan.users)
-        self._since = time.monotonic()
         self._trials = list(recording.folder.trials())
+        self._trials_before = len(self._trials)
+        self._since = time.monotonic() - sum(trial.wall_s for trial in self._trials)
         recording.folder.set_aside_cells(whole_roles=map(role_of, (trial.number for trial in self._trials)))
         self._cells = list(recording.folder.cells())
         left = (plan.trials if plan.trials is not None else 8) + 1 - len(self._trials)
@@ -172,6 +199,7 @@ class Study:
             self.recording.add_note("Measured on a CPU: the figures say nothing about a GPU.")
         if not self._trials:
             self._measure_baseline()
+        self._refuse_useless_baseline()
         baseline = self._trials[0]
         search = Search(
             self.recording.folder.path,
@@ -222,6 +250,7 @@ class Study:
         """Trial 0: vLLM's own defaults. One mended try where they do not start; a second failure ends the study."""
         flags: Flags = {}
         for attempt in range(1, BASELINE_TRIES + 1):
+            self.recording.folder.set_aside_cells(whole_roles=())  # of an attempt that failed under load
             try:
                 self._trials.append(self._measured(0, flags))
             except EngineError as error:
@@ -237,6 +266,20 @@ class Study:
             else:
                 self.recording.folder.append_trial(self._trials[0])
                 return
+
+    def _refuse_useless_baseline(self) -> None:
+        """Raises: MeasurementInvalid where no candidate could be compared with what the baseline gave."""
+        cells = [cell for cell in self._cells if cell.role == role_of(0)]
+        for users in self.objective.levels:
+            mine = [cell for cell in cells if cell.users == users]
+            count = len(valid_values(mine, self.objective.metric))
+            if count < 2:
+                doubts = sorted({reason for cell in mine for reason in cell.reasons}) or ["no figure"]
+                raise MeasurementInvalid(
+                    f"the baseline has {count} valid repeats of {self.objective.metric} at {users_text((users,))}, "
+                    f"2 are needed: {'; '.join(doubts)}",
+                    hint="run `harness doctor`; more --repeats or a longer scenario may help",
+                )
 
     def _longest_step(self, tokens: int) -> int:
         return max((step for step in self.plan.profile.search.max_model_len if step <= tokens), default=tokens)
@@ -292,6 +335,8 @@ class Study:
                     f"trial {number}: {found.value:.3f}x the baseline ({found.low:.3f} to {found.high:.3f})"
                 )
         doubts = sorted({reason for cell in cells for reason in cell.reasons})
+        if number and found is None and not doubts:
+            doubts = [f"fewer than 2 valid repeats of {self.objective.metric} at some level"]
         return Trial(
             number=number,
             flags=flags,
@@ -317,32 +362,42 @@ class Study:
     # ------------------------------------------------------------ the end
 
     def _crown(self, results: Path) -> None:
-        """Writes the preset: the best trial where it is surely faster than the defaults, else the defaults."""
+        """Writes the preset: the best of the trials that are surely faster than the defaults, else the defaults."""
+        if self.recording.run.preset is not None and len(self._trials) == self._trials_before:
+            return  # nothing new: what another run has found since stays
         measured = [trial for trial in self._trials[1:] if trial.objective is not None]
-        best = max(measured, key=lambda trial: trial.objective.value if trial.objective else 0.0, default=None)
-        is_won = best is not None and verdict(best.objective) == Verdict.FASTER
+        best = winner(self._trials[1:])
         facts = next(facts for facts in self.recording.run.engines if facts.role == "baseline")
         preset = Preset(
             gpu=self.plan.profile.name,
             model=self.plan.model.name,
-            flags=best.flags if best is not None and is_won else self._trials[0].flags,
-            is_default=not is_won,
+            flags=self._trials[0].flags if best is None else best.flags,
+            is_default=best is None,
             objective=f"{self.objective.name}: {self.objective.meaning}",
-            ratio=best.objective if best is not None and is_won else None,
+            ratio=None if best is None else best.objective,
             vllm_version=facts.version,
             gpu_title=self.recording.run.host.gpu or self.recording.run.host.cpu,
             run=self.recording.folder.id,
             created_utc=bench.utc_now(),
         )
         config.write_preset(preset, config.preset_path(results, gpu=self.plan.profile.name, model=self.plan.model.name))
-        if is_won:
-            self.recording.add_note(
-                f"The winner was chosen as the best of {len(measured)} candidates from one launch each, by the same "
+        if best is not None:
+            note = (
+                f"{CROWNING} chosen as the best of {len(measured)} candidates from one launch each, by the same "
                 "figures that are shown for it: such a figure is too good on average. A comparison measures it anew."
             )
+        elif measured:
+            note = f"{CROWNING} none: no candidate was surely faster than vLLM's defaults. Keep them."
         else:
-            self.recording.add_note("No clear winner: no candidate was surely faster than vLLM's defaults. Keep them.")
-        self.recording.update(preset=preset, state=RunState.DONE)
+            note = f"{CROWNING} none: no candidate gave figures, so there was nothing to compare the defaults with."
+        others = tuple(known for known in self.recording.run.notes if not known.startswith(CROWNING))
+        self.recording.update(preset=preset, notes=(*others, note))
+
+
+def winner(trials: Sequence[Trial]) -> Trial | None:
+    """The best of the trials whose whole interval is above the defaults. None: there is none."""
+    faster = [trial for trial in trials if verdict(trial.objective) == Verdict.FASTER]
+    return max(faster, key=lambda trial: trial.objective.value if trial.objective else 0.0, default=None)
 
 
 def role_of(number: int) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 from harness.engines import modules, ollama, vllm
 from harness.engines.attach import attached
 from harness.engines.failures import failure
-from harness.engines.flags import Install, known_flags, violations
+from harness.engines.flags import Install, check_known, known_flags, violations
 from harness.engines.ollama import find as find_ollama
 from harness.engines.running import Engine
 from harness.engines.vllm import find as find_vllm
@@ -28,6 +28,7 @@ __all__ = [
     "find_vllm",
     "known_flags",
     "launched",
+    "refuse_unknown_flags",
     "violations",
 ]
 
@@ -37,6 +38,12 @@ LAUNCH: Final[dict[str, Callable[..., AbstractContextManager[Engine]]]] = {
     "llamacpp": modules.llamacpp,
     "reference": modules.reference,
 }
+
+
+def refuse_unknown_flags(spec: LaunchSpec) -> None:
+    """Nothing, where the vLLM that `spec` would start knows all its flags. Raises: EngineBadFlag, EngineNotFound."""
+    install = find_vllm(spec.program)
+    check_known(spec.flags, known_flags(install), install=install)
 
 
 def launched(spec: LaunchSpec, *, log: Path) -> AbstractContextManager[Engine]:

@@ -38,9 +38,12 @@ def attached(spec: LaunchSpec, *, url: str) -> Iterator[Engine]:
             )
         dialect = "ollama" if api == "ollama" else _openai_dialect(http)
         version = _version(http, dialect)
+        name = TITLES.get(dialect, "server")
+        if dialect == "ollama" and not _is_ollama_itself(http):
+            name = "a server with Ollama's API, not Ollama,"
     yield Engine(
         name=spec.engine or dialect,
-        title=f"{TITLES.get(dialect, 'server')} {version}".rstrip() + f" at {url}",
+        title=f"{name} {version}".rstrip() + f" at {url}",
         version=version,
         url=url,
         api=api,
@@ -67,6 +70,14 @@ def _openai_dialect(http: httpx.Client) -> str:
         case {"data": [{"owned_by": "library"}, *_]}:
             return "ollama"
     return "plain"
+
+
+def _is_ollama_itself(http: httpx.Client) -> bool:
+    """Whether the server's front page says what only Ollama's says; others serve its API too."""
+    try:
+        return http.get("/").text.strip() == "Ollama is running"
+    except httpx.HTTPError:
+        return False
 
 
 def _version(http: httpx.Client, dialect: str) -> str:

@@ -100,6 +100,7 @@ def xllamacpp_version(python: str) -> str:
 def resolved_from_log(log_text: str) -> Flags:
     """What llama.cpp's log says that it took; empty for other logs."""
     patterns = {"slots": r"n_slots = (\d+)", "context-tokens": r"n_ctx_slot = (\d+)", "threads": r"n_threads = (\d+)"}
+    patterns["gpu-layers"] = r"offloaded (\d+)/\d+ layers to GPU"
     found = {name: re.search(pattern, log_text) for name, pattern in patterns.items()}
     return {name: int(match[1]) for name, match in found.items() if match}
 

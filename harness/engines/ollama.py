@@ -43,7 +43,7 @@ def find(program: str | None = None) -> Path:
     if path is None:
         missing = f"there is no program {program}" if program else "Ollama is not installed: no `ollama` on PATH"
         raise EngineNotFound(missing, hint=INSTALL_HINT)
-    return Path(path)
+    return Path(path).absolute()  # without it Popen would look for "ollama" on PATH again
 
 
 def environment(spec: LaunchSpec, *, port: int) -> dict[str, str]:

@@ -55,10 +55,11 @@ def find(program: str | None = None) -> Install:
         path = shutil.which(program)
         if path is None:
             raise EngineNotFound(f"there is no program {program}", hint=INSTALL_HINT)
-        version = installed_version(Path(path))
+        python = Path(path).absolute()  # not resolved: a link into a virtual environment is what makes it one
+        version = installed_version(python)
         if version is None:
             raise EngineNotFound(f"the Python interpreter {program} has no vLLM", hint=INSTALL_HINT)
-        return Install(python=Path(path), version=version)
+        return Install(python=python, version=version)
     tried = candidates()
     for python in tried:
         if (version := installed_version(python)) is not None:

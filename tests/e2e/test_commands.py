@@ -1,5 +1,6 @@
 """Whole commands as a user types them, against engines that are real processes of known behaviour."""
 
+import fcntl
 import json
 import os
 import signal
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from harness.errors import UsageError
+from harness.store import RunFolder
 
 Harness = Callable[..., Any]
 
@@ -157,6 +161,54 @@ def test_a_candidate_that_crashes_is_a_result_and_not_a_zero(harness: Harness, t
     assert trial["constraints"]
     assert "an internal error of the fake engine" in trial["reason"]
     assert ended.json["best"]["is_default"]
+
+
+def test_figures_that_cannot_be_trusted_are_one_document_with_the_error_in_it(harness: Harness, tmp_path: Path) -> None:
+    brief = tmp_path / "brief.toml"
+    brief.write_text(
+        'name = "brief"\ntitle = "over at once"\n[workload]\nprompt_words = 1\noutput_tokens = 1\nis_streamed = true\n'
+        "[load]\nusers = [2]\nrequests_per_user = 1\nmin_requests = 1\nmin_s = 0.1\nmax_s = 5\n"
+    )
+    ended = harness("bench", "--engine", "reference", "--gpu", "cpu", "--scenario", brief, "--json")
+    assert ended.code == 4, ended.stderr
+    assert ended.json["error"]["exit_code"] == 4
+    assert ended.json["cells"][0]["state"] == "INVALID"
+
+
+def test_one_repeat_is_refused_before_anything_is_measured(harness: Harness, tune_words: list[str]) -> None:
+    ended = harness("compare", "--baseline", "vllm", "--gpu", "cpu", "--repeats", "1")
+    assert ended.code == 2
+    assert "two repeats" in ended.stderr
+
+
+def test_a_run_is_written_by_one_process_at_a_time(harness: Harness, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "held"
+    folder.mkdir(parents=True)
+    assert harness("bench", "--engine", "reference", "--gpu", "cpu", "--users", "1").code == 0
+    (run,) = (path.parent for path in tmp_path.glob("results/*/run.json"))
+    run.joinpath("plan.json").write_text("{}")
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another process"), RunFolder(run).locked():
+            pass
+
+
+def test_sigterm_stops_a_run_that_a_script_started_in_the_background(
+    tmp_path: Path, environment: dict[str, str], small_scenario: Path
+) -> None:
+    """A shell's `&` ignores SIGINT for what it starts; a polite end must work all the same."""
+    words = f"{sys.executable} -m harness bench --engine reference --gpu cpu --scenario {small_scenario} --repeats 20"
+    with subprocess.Popen(
+        ["sh", "-c", f"{words} & echo $!; wait $!"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as shell:  # fmt: skip
+        assert shell.stdout is not None
+        pid = int(shell.stdout.readline())
+        run = wait_for(lambda: next(tmp_path.glob("results/*/cells.jsonl"), None)).parent / "run.json"
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: json.loads(run.read_text())["state"] == "INTERRUPTED")
+        _, said = shell.communicate(timeout=60)
+    assert shell.returncode == 130, said
 
 
 def test_a_baseline_that_fails_twice_stops_the_study_with_the_log(harness: Harness, tune_words: list[str]) -> None:

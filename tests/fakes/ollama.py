@@ -44,8 +44,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     store: Store
 
     def answer(self, status: int, *bodies: object) -> None:
-        """One JSON object, or a line for each."""
-        content = b"\n".join(json.dumps(body).encode() for body in bodies)
+        """One JSON object, or a line for each; a text as it is."""
+        content = b"\n".join(body.encode() if isinstance(body, str) else json.dumps(body).encode() for body in bodies)
         self.send_response(status)
         self.send_header("content-type", "application/json; charset=utf-8")
         self.send_header("content-length", str(len(content)))

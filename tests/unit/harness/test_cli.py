@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
-from harness import cli, errors
-from harness.errors import MeasurementInvalid, UsageError
+from harness import cli, errors, telemetry
+from harness.errors import UsageError
 from harness.records import Cell, CellState, Comparison, Estimate, Host, Run, RunState, Verdict
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
@@ -30,18 +31,21 @@ def row(*, met: bool | None, has_ratio: bool = True, target: float | None = 2.0)
 
 
 def test_only_targets_that_are_all_met_exit_with_0():
-    assert cli.compare_exit_code(run_with(row(met=True), row(met=True))) == 0
-    assert cli.compare_exit_code(run_with(row(met=None, target=None))) == 0
+    assert cli.target_exit_code(run_with(row(met=True), row(met=True))) == 0
+    assert cli.target_exit_code(run_with(row(met=None, target=None))) == 0
 
 
 @pytest.mark.parametrize("met", [False, None])
 def test_a_target_that_is_missed_or_not_shown_exits_with_10(met):
-    assert cli.compare_exit_code(run_with(row(met=True), row(met=met))) == 10
+    assert cli.target_exit_code(run_with(row(met=True), row(met=met))) == 10
 
 
 def test_a_target_without_a_ratio_is_not_to_be_trusted():
-    with pytest.raises(MeasurementInvalid, match="1 of 2 targets cannot be judged: because"):
-        cli.compare_exit_code(run_with(row(met=False), row(met=None, has_ratio=False)))
+    error = cli.open_target(run_with(row(met=False), row(met=None, has_ratio=False)))
+    assert error is not None
+    assert error.exit_code == 4
+    assert error.message == "1 of 2 targets cannot be judged: because"
+    assert cli.open_target(run_with(row(met=False), row(met=True))) is None
 
 
 def test_cells_that_are_all_invalid_are_refused():
@@ -49,9 +53,35 @@ def test_cells_that_are_all_invalid_are_refused():
     good = Cell(
         engine="e", title="e", role="bench", model="m", scenario="s", users=1, repeat=1, state=CellState.MEASURED
     )
-    cli.refuse_if_untrusted([bad, good])
-    with pytest.raises(MeasurementInvalid):
-        cli.refuse_if_untrusted([bad, bad])
+    assert cli.untrusted([bad, good]) is None
+    error = cli.untrusted([bad, bad])
+    assert error is not None
+    assert error.exit_code == 4
+
+
+def test_seconds_that_are_missed_are_a_missed_target():
+    slow = msgspec.structs.replace(row(met=None, target=None), absolute_s=0.2, absolute_met=False)
+    assert cli.target_exit_code(run_with(row(met=True), slow)) == 10
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_not_measured_as_one():
+    if telemetry.open_gpu() is not None:
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UsageError, match="no GPU"):
+        cli.profile_for("rtx4090")
+    assert cli.profile_for("cpu").is_cpu
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://", "http://[::1"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(UsageError, match="not the address"):
+        cli.checked_url(url)
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_measuring(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write"):
+        cli.writable(tmp_path / "file" / "reports")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("45m", 2700), ("90s", 90), ("2h", 7200), ("1h30m", 5400), ("0.5m", 30)])
@@ -76,9 +106,17 @@ def test_what_is_no_list_of_users_is_refused(text):
 
 
 def test_flags_for_an_engine_are_read_as_what_they_are():
-    words = ["max-num-seqs=64", "enforce-eager=true", "gpu-memory-utilization=0.9", "dtype=bfloat16"]
+    words = [
+        "max-num-seqs=64",
+        "enforce-eager=true",
+        "gpu-memory-utilization=0.9",
+        "dtype=bfloat16",
+        "revision=0012",
+        "x=nan",
+    ]
     assert cli.parsed_flags(words) == {
         "max-num-seqs": 64, "enforce-eager": True, "gpu-memory-utilization": 0.9, "dtype": "bfloat16",
+        "revision": "0012", "x": "nan",
     }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from harness import tune
 from harness.errors import EngineContextTooLong, EngineCrashed, EngineOutOfMemory, UsageError
-from harness.records import Outcome
+from harness.records import Estimate, Outcome, Trial
 
 FLAGS = {"max-num-batched-tokens": 2048, "max-num-seqs": 64, "max-model-len": 8192}
 
@@ -47,3 +47,25 @@ def test_every_failed_trial_is_infeasible_and_none_has_an_objective():
         trial = tune.failed_trial(1, FLAGS, error, wall_s=1.0)
         assert trial.objective is None
         assert max(trial.constraints.values()) > 0
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value=value, low=low, high=high, confidence=0.95, n=4, unit="ratio")
+
+
+@pytest.mark.parametrize(
+    ("objectives", "winner"),
+    [
+        ([estimate(1.25, 1.20, 1.30), estimate(1.30, 0.99, 1.70)], 1),  # the sure one, not the one that looks best
+        ([estimate(1.25, 1.20, 1.30), estimate(1.30, 1.10, 1.50)], 2),
+        ([estimate(1.01, 0.99, 1.03), None], None),
+        ([None, None], None),
+    ],
+)
+def test_the_winner_is_the_best_of_those_that_are_surely_faster(objectives, winner):
+    trials = [
+        Trial(number=number, flags={**FLAGS, "max-num-seqs": number}, outcome=Outcome.MEASURED, objective=objective)
+        for number, objective in enumerate(objectives, start=1)
+    ]
+    best = tune.winner(trials)
+    assert (best.number if best else None) == winner
