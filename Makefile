@@ -64,7 +64,7 @@ fix: venv ## mend what format and lint can mend by themselves
 	$(RUN) ruff format $(CODE)
 
 # A missed target is a verdict (exit code 10), not a failure of the demo. The last line is the report's path.
-demo: ## from nothing to the report: tune, then compare with Ollama or llama.cpp
+demo: venv venv-vllm ## from nothing to the report: tune, then compare with Ollama or llama.cpp
 	@start=$$(date +%s); told=$$(mktemp); trap 'rm -f "$$told"' EXIT; \
 	$(MAKE) --no-print-directory model || exit $$?; \
 	baseline=llamacpp; if command -v ollama >/dev/null; then baseline=ollama; fi; \
@@ -74,7 +74,7 @@ demo: ## from nothing to the report: tune, then compare with Ollama or llama.cpp
 	grep -v '^report: ' "$$told"; \
 	if [ $$code -ne 0 ] && [ $$code -ne 10 ]; then exit $$code; fi; \
 	seconds=$$(( $$(date +%s) - start )); \
-	echo "the demo took $$(( seconds / 60 )) min $$(( seconds % 60 )) s"; \
+	echo "after the installation the demo took $$(( seconds / 60 )) min $$(( seconds % 60 )) s"; \
 	sed -n 's/^report: //p' "$$told"
 
 clean: ## remove environments and caches; results, reports and models stay

@@ -238,9 +238,10 @@ def doctor_command(
     *, is_json: bool, results: Path, gpu: str | None, vllm_python: str | None, ollama_bin: str | None
 ) -> int:
     """Tell whether this machine is fit to measure, and how far the client is off."""
-    del results
     profile = config.gpu_profile(gpu) if gpu else None
-    found = doctor.findings(profile=profile, vllm_python=vllm_python, ollama_bin=ollama_bin, say=say)
+    found = doctor.findings(
+        profile=profile, vllm_python=vllm_python, ollama_bin=ollama_bin, results=results, say=say
+    )
     code = next((finding.exit_code for finding in found if finding.exit_code), 0)
     if is_json:
         answer({"checks": found, "fit": code == 0})

@@ -37,13 +37,15 @@ class Finding(Record, frozen=True, kw_only=True):
     exit_code: int = 0
 
 
-def findings(*, profile: GpuProfile | None, vllm_python: str | None, ollama_bin: str | None, say: Say) -> list[Finding]:
+def findings(
+    *, profile: GpuProfile | None, vllm_python: str | None, ollama_bin: str | None, results: Path, say: Say
+) -> list[Finding]:
     """All checks, in the order in which they matter. Each is said as it is made."""
     checks: list[Callable[[], Finding]] = [
         lambda: card(profile),
         strangers,
         busy,
-        disk,
+        lambda: disk(results),
         lambda: vllm(vllm_python),
         lambda: baseline(ollama_bin),
         client_bias,
@@ -117,10 +119,11 @@ def busy() -> Finding:
     return Finding(name="CPU", state=State.OK, text=text)
 
 
-def disk() -> Finding:
-    """Room for models and results."""
-    free = shutil.disk_usage(Path.cwd()).free
-    text = f"{free / 2**30:.0f} GiB free here"
+def disk(results: Path) -> Finding:
+    """Room for results; models lie in the user's cache, mostly on the same disk."""
+    folder = results if results.is_dir() else Path.cwd()
+    free = shutil.disk_usage(folder).free
+    text = f"{free / 2**30:.0f} GiB free in {folder}"
     if free < MIN_FREE_BYTES:
         return Finding(name="disk", state=State.WARNING, text=text, hint="models and results need about 10 GiB")
     return Finding(name="disk", state=State.OK, text=text)

@@ -46,6 +46,13 @@ def line(run: Run) -> str:
     return " ".join(lines(run))
 
 
+def caveat(run: Run) -> str:
+    """What must be put into the command before it can be run; empty where it is whole."""
+    if not lines(run) or source(run):
+        return ""
+    return f"Put the Hugging Face id or the folder of the weights in place of {run.model}."
+
+
 def block(run: Run) -> str:
     """The command with a flag on each line; still one command to a shell."""
     parts = lines(run)

@@ -147,8 +147,8 @@ def trials_table(trials: Sequence[Trial]) -> str:
 
 
 def serve_line(run: Run) -> str:
-    """The `vllm serve` command of the settings that the run is about."""
-    return serve.line(run) or "no settings have been chosen"
+    """The `vllm serve` command of the settings that the run is about, with what is still to be put into it."""
+    return "\n".join(filter(None, [serve.line(run) or "no settings have been chosen", serve.caveat(run)]))
 
 
 def models_table(entries: Sequence[ModelEntry]) -> str:

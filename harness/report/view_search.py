@@ -19,8 +19,7 @@ def settings(run: Run, trials: Sequence[Trial]) -> Settings | None:
     if not command and not trials:
         return None
     notes = preset_notes(run)
-    if command and not serve.source(run):
-        notes.append(f"Put the Hugging Face id or the folder of the weights in place of {run.model}.")
+    notes += filter(None, [serve.caveat(run)])
     return Settings(
         command=command,
         notes=tuple(notes),
