@@ -197,6 +197,13 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def refuse_in_vain(out: Path, *, repeats: int | None) -> None:
+    """Raises: UsageError for what would make an hour of measuring worthless at its end."""
+    writable(out)
+    if repeats == 1:
+        raise UsageError("--repeats 1: a ratio needs two repeats a side", hint="say --repeats 2 or more")
+
+
 def closing(document: dict[str, Any], error: HarnessError | None, *, is_json: bool, lines: Sequence[str]) -> None:
     """The result, on stdout: the one document, or the lines; an error that spoils it is in both."""
     if is_json:
@@ -239,9 +246,7 @@ def doctor_command(
 ) -> int:
     """Tell whether this machine is fit to measure, and how far the client is off."""
     profile = config.gpu_profile(gpu) if gpu else None
-    found = doctor.findings(
-        profile=profile, vllm_python=vllm_python, ollama_bin=ollama_bin, results=results, say=say
-    )
+    found = doctor.findings(profile=profile, vllm_python=vllm_python, ollama_bin=ollama_bin, results=results, say=say)
     code = next((finding.exit_code for finding in found if finding.exit_code), 0)
     if is_json:
         answer({"checks": found, "fit": code == 0})
@@ -387,9 +392,7 @@ def tune_command(
     resumed: str | None,
 ) -> int:
     """Search the vllm serve settings that are fastest for a model on this card."""
-    writable(out)
-    if repeats == 1:
-        raise UsageError("--repeats 1: a ratio needs two repeats a side", hint="say --repeats 2 or more")
+    refuse_in_vain(out, repeats=repeats)
     if resumed is not None:
         refuse_with_resume()
         folder = tune.resume(
@@ -499,9 +502,7 @@ def compare_command(
     slots: int,
 ) -> int:
     """Measure vLLM against Ollama at rising concurrency and judge the targets."""
-    writable(out)
-    if repeats == 1:
-        raise UsageError("--repeats 1: a ratio needs two repeats a side", hint="say --repeats 2 or more")
+    refuse_in_vain(out, repeats=repeats)
     if ollama_url is None and ollama_model is not None:
         raise UsageError("--ollama-model belongs to --ollama-url", hint="the registry says it otherwise")
     if ollama_url is not None and (baseline != "ollama" or ollama_bin is not None or slots != 1):

@@ -1,6 +1,7 @@
 """`harness doctor`: is this machine fit to measure, and how far the measuring client is off."""
 
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from enum import StrEnum
@@ -15,6 +16,7 @@ MAX_BUSY_CPU_RATIO = 0.2
 MIN_FREE_BYTES = 10 * 2**30
 MAX_STRANGER_BYTES = 1 * 2**30
 MAX_BIAS_S = 0.010
+USUAL_PORTS = {11434: "Ollama", 8000: "vLLM"}
 CALIBRATION_USERS = 10
 REFERENCE_TTFT_S, REFERENCE_ITL_S = 0.200, 0.020
 
@@ -45,6 +47,7 @@ def findings(
         lambda: card(profile),
         strangers,
         busy,
+        ports,
         lambda: disk(results),
         lambda: vllm(vllm_python),
         lambda: baseline(ollama_bin),
@@ -117,6 +120,24 @@ def busy() -> Finding:
             name="CPU", state=State.WARNING, text=text, hint="stop what runs beside (top), or figures will scatter"
         )
     return Finding(name="CPU", state=State.OK, text=text)
+
+
+def ports() -> Finding:
+    """Servers that people leave running: they hold the card or the CPU while we measure."""
+    found = []
+    for port, name in USUAL_PORTS.items():
+        with socket.socket() as probe:
+            probe.settimeout(0.5)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                found.append(f"{port} (usually {name})")
+    if found:
+        return Finding(
+            name="ports",
+            state=State.WARNING,
+            text=f"something listens on {' and '.join(found)}",
+            hint="we take ports of our own, but stop that server: what it does while we measure is in the figures",
+        )
+    return Finding(name="ports", state=State.OK, text="no server on the usual ports of Ollama and vLLM")
 
 
 def disk(results: Path) -> Finding:

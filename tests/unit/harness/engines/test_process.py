@@ -67,7 +67,8 @@ def driver(tmp_path: Path, *words: str, grace_s: float) -> Iterator[tuple["subpr
     """A harness in a process of its own that runs a fake until somebody ends it; and the fake's log."""
     log = tmp_path / "engine.log"
     program = (
-        "import os, time; from pathlib import Path; from harness.engines.process import process_group\n"
+        "import os, signal, time; from pathlib import Path; from harness.engines.process import process_group\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & starts programs with SIGINT ignored\n"
         f"with process_group({fake(*words)!r}, log=Path({str(log)!r}), env=os.environ, grace_s={grace_s}):\n"
         "    time.sleep(60)"
     )
