@@ -113,11 +113,17 @@ output_options = options(
 )
 machine_options = options(
     click.option("--gpu", help="Card profile of gpus.toml. Default: the card that NVML sees, else the CPU profile."),
-    click.option("--model", "model_name", help="Model of the registry (harness models list). Default: the profile's."),
+    click.option(
+        "--model",
+        "model_name",
+        help="Model of the registry (harness models list); with --url the server's own id. Default: the profile's.",
+    ),
     click.option("--vllm-python", help="Python interpreter that has vLLM. Default: found by probing."),
 )
 load_options = options(
-    click.option("--users", type=Users(), help="Levels of concurrent users. Default: the scenario's ladder."),
+    click.option(
+        "--users", type=Users(), help="Levels of concurrent users. Default: the scenario's; tune: the profile's."
+    ),
     click.option("--repeats", type=click.IntRange(1, 100), help="How often each level is measured."),
     click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of prompts and search."),
 )
@@ -251,7 +257,9 @@ def doctor_command(
     if is_json:
         answer({"checks": found, "fit": code == 0})
     else:
-        click.echo("fit to measure" if code == 0 else "not fit to measure: see the checks that failed")
+        warnings = sum(finding.state == doctor.State.WARNING for finding in found)
+        doubt = f", but heed the {warnings} warnings above" if warnings else ""
+        click.echo(f"fit to measure{doubt}" if code == 0 else "not fit to measure: see the checks that failed")
     return code
 
 
@@ -325,7 +333,8 @@ def bench_command(
 ) -> int:
     """Measure one engine under one scenario."""
     if (engine is None) == (url is None):
-        raise UsageError("name either --engine or --url", hint="harness bench --engine vllm --model smollm2-135m")
+        problem = "name either --engine or --url" + (", not both" if engine else "")
+        raise UsageError(problem, hint="harness bench --engine vllm --model smollm2-135m")
     if url is not None and model_name is None:
         raise UsageError("--url needs --model: the id to ask that server for", hint="curl URL/v1/models lists them")
     if api is not None and url is None:
@@ -347,6 +356,8 @@ def bench_command(
             else spec_for(engine, name, profile=profile, flags=flags, program=programs.get(engine), slots=slots)
         )
     scenario = config.scenario(scenario_name, is_cpu=is_cpu)
+    asked = scenario.workload
+    say(f"workload: {asked.prompt_words} prompt words, {asked.output_tokens} output tokens")
     folder, cells = bench.run(
         spec,
         scenario,
@@ -539,10 +550,10 @@ def compare_command(
         gpu=profile.name,
         is_cpu=profile.is_cpu,
         model=name,
-        baseline=compare.Side(spec=spec, title_suffix=", defaults" if baseline == "vllm" else ""),
+        baseline=compare.Side(spec=spec, title_suffix=tune.defaults_suffix(profile) if baseline == "vllm" else ""),
         candidate=compare.Side(
             spec=tune.vllm_spec(files, profile, flags=flags, python=vllm_python),
-            title_suffix=", tuned" if is_tuned else ", defaults",
+            title_suffix=", tuned" if is_tuned else tune.defaults_suffix(profile),
         ),
         loads=loads,
         repeats=repeats or 3,
@@ -660,6 +671,8 @@ def spec_for(
             f"{model} has no GGUF file in the registry, so llama.cpp cannot serve it here",
             hint="compare with Ollama itself, which fetches its own: https://ollama.com/download",
         )
+    if engine == "ollama":
+        engines.find_ollama(program)
     is_vllm = engine == "vllm"
     files = files_for(model, vllm_python=program if is_vllm else None, needs_vllm=is_vllm)
     if is_vllm:
@@ -724,6 +737,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = cli.main(words, prog_name="harness", standalone_mode=False)
     except HarnessError as error:
         code = told(error, is_json=is_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        say(error.format_message())
+        code = UsageError.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "harness"
         code = told(UsageError(error.format_message(), hint=f"see {command} --help"), is_json=is_json)

@@ -84,7 +84,8 @@ def notes(plan: Plan) -> list[str]:
         "One launch per side, the baseline first: what differs from launch to launch, and drift of the machine "
         "between the two, is in the ratios but not in their intervals.",
         "Each user sends its first request at once; where a level lasts for few requests per user, waiting times are "
-        "those of a burst, which flatters an engine that answers one after another.",
+        "those of a burst: about half of what an engine that answers one after another makes its users wait in the "
+        "long run.",
     ]
     if plan.is_cpu:
         out.insert(0, "Measured on a CPU: the figures say nothing about a GPU.")

@@ -9,6 +9,7 @@ import msgspec
 
 from harness import bench, config, engines
 from harness.bench import Bench, Recording, planned_steps
+from harness.engines.flags import words
 from harness.errors import (
     EngineBadFlag,
     EngineContextTooLong,
@@ -313,7 +314,7 @@ class Study:
         if flags:
             self.progress.note(f"{role}: {' '.join(f'--{name} {value}' for name, value in flags.items())}")
         spec = vllm_spec(plan.files, plan.profile, flags=flags, python=plan.vllm_python)
-        suffix = ", defaults" if number == 0 else f", trial {number}"
+        suffix = defaults_suffix(plan.profile) if number == 0 else f", trial {number}"
         with bench.launched(
             spec, recording=self.recording, role=role, title_suffix=suffix, progress=self.progress
         ) as running:
@@ -403,6 +404,12 @@ def winner(trials: Sequence[Trial]) -> Trial | None:
 def role_of(number: int) -> str:
     """What the cells of a trial are called."""
     return "baseline" if number == 0 else f"trial {number}"
+
+
+def defaults_suffix(profile: GpuProfile) -> str:
+    """Behind the title of a vLLM without tuned flags: what the profile passes to every launch is no default."""
+    given = " ".join(words(profile.vllm_flags))
+    return f", defaults with {given}" if given else ", defaults"
 
 
 def vllm_spec(files: ModelFiles, profile: GpuProfile, *, flags: Flags, python: str | None) -> LaunchSpec:

@@ -27,7 +27,7 @@ from harness.records import Flags, LaunchSpec
 
 INSTALL_HINT: Final = (
     "install it with: curl -fsSL https://ollama.com/install.sh | sh (or from https://ollama.com/download), "
-    "or measure the engine inside it: --baseline llamacpp"
+    "or measure the engine inside it: harness compare --baseline llamacpp, harness bench --engine llamacpp"
 )
 FOREVER: Final = -1
 PS_FIELDS: Final = {"context-tokens": "context_length", "size-bytes": "size", "size-vram-bytes": "size_vram"}
