@@ -360,7 +360,7 @@ def bench_command(
     say(f"workload: {asked.prompt_words} prompt words, {asked.output_tokens} output tokens")
     folder, cells = bench.run(
         spec,
-        scenario,
+        at_levels(scenario, users or scenario.load.users),
         users=users or scenario.load.users,
         repeats=repeats or 1,
         results=results,
@@ -425,7 +425,7 @@ def tune_command(
             profile=profile,
             model=entry,
             files=files_for(name, vllm_python=vllm_python, needs_vllm=True),
-            scenario=scenario,
+            scenario=at_levels(scenario, levels),
             users=levels,
             repeats=repeats or profile.search.repeats,
             objective=objective,
@@ -535,8 +535,9 @@ def compare_command(
         is_ladder = len(scenario.load.users) > 1
         if scenario.name in loads:
             raise UsageError(f"two scenarios are called {scenario.name}", hint="rename one: name = …")
-        loads[scenario.name] = (scenario, users if users and is_ladder else scenario.load.users)
-    if users and all(len(scenario.load.users) == 1 for scenario, _ in loads.values()):
+        levels = users if users and is_ladder else scenario.load.users
+        loads[scenario.name] = (at_levels(scenario, levels), levels)
+    if users and not any(levels == users for _, levels in loads.values()):
         raise UsageError("--users: none of these scenarios has a ladder of users", hint="leave it out")
     flags = preset.flags if preset else {}
     programs = {"vllm": vllm_python, "ollama": ollama_bin}
@@ -678,6 +679,11 @@ def spec_for(
     if is_vllm:
         return tune.vllm_spec(files, profile, flags=flags, python=program)
     return bench.launch_spec(engine, files, flags=flags, program=program, slots=slots)
+
+
+def at_levels(scenario: Scenario, users: Sequence[int]) -> Scenario:
+    """The scenario with the levels that are really measured: what a run records must be what it did."""
+    return msgspec.structs.replace(scenario, load=msgspec.structs.replace(scenario.load, users=tuple(users)))
 
 
 def parsed_flags(words: Sequence[str]) -> Flags:
