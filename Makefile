@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 VLLM_PYTHON := $(VLLM_VENV)/bin/python
 PYTEST := $(RUN) pytest
-CODE := harness scenarios tests tools
+CODE := harness proxy scenarios tests tools
 
 # Tests that need a real vLLM look here for its interpreter.
 export HARNESS_VLLM_PYTHON ?= $(abspath $(VLLM_PYTHON))

@@ -1,0 +1,167 @@
+"""The application: which path is answered by what, and what every answer has in common.
+
+FastAPI routes and documents; the bodies are read by our own decoder, since Ollama takes JSON whatever its content
+type and refuses it in Go's words.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp
+
+from proxy import embedding, generation, library, passthrough
+from proxy.answers import error_response
+from proxy.catalog import Catalog
+from proxy.errors import OllamaError, ServerBusy
+from proxy.guard import BodyRefused, ClientGone, Guard, allowed_methods
+from proxy.residency import Residency
+from proxy.schemas import (
+    ChatRequest,
+    CopyRequest,
+    CreateRequest,
+    DeleteRequest,
+    EmbeddingsRequest,
+    EmbedRequest,
+    GenerateRequest,
+    PullRequest,
+    PushRequest,
+    ShowRequest,
+    openapi_body,
+)
+from proxy.settings import Settings
+from proxy.upstream import Upstream
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Proxy:
+    """What all handlers share: one of it in every worker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.upstreams = [Upstream(address, settings) for address in settings.upstreams]
+        self.catalog = Catalog(settings, self.upstreams)
+        self.residency = Residency(settings)
+        self._room = max(1, settings.max_requests // settings.workers)
+        self._running = 0
+
+    @contextlib.asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """Room for one more request to vLLM. Raises ServerBusy where there is none."""
+        if self._running >= self._room:
+            raise ServerBusy
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+    async def aclose(self) -> None:
+        """Close every connection to vLLM, and what the workers share."""
+        await self.catalog.aclose()
+        self.residency.close()
+        for upstream in self.upstreams:
+            await upstream.aclose()
+
+
+ROUTES: tuple[tuple[tuple[str, ...], str, Handler, type | None], ...] = (
+    (("GET", "HEAD"), "/", library.root, None),
+    (("GET", "HEAD"), "/api/version", library.version, None),
+    (("GET",), "/api/status", library.status, None),
+    (("GET", "HEAD"), "/api/tags", library.tags, None),
+    (("GET",), "/api/ps", library.ps, None),
+    (("POST",), "/api/show", library.show, ShowRequest),
+    (("POST",), "/api/generate", generation.generate, GenerateRequest),
+    (("POST",), "/api/chat", generation.chat, ChatRequest),
+    (("POST",), "/api/embed", embedding.embed, EmbedRequest),
+    (("POST",), "/api/embeddings", embedding.embeddings, EmbeddingsRequest),
+    (("POST",), "/api/pull", library.pull, PullRequest),
+    (("POST",), "/api/push", library.push, PushRequest),
+    (("POST",), "/api/create", library.create, CreateRequest),
+    (("POST",), "/api/copy", library.copy, CopyRequest),
+    (("DELETE",), "/api/delete", library.delete, DeleteRequest),
+    (("HEAD",), "/api/blobs/{digest}", library.blob_exists, None),
+    (("POST",), "/api/blobs/{digest}", library.blob_upload, None),
+    (("POST",), "/api/me", library.me, None),
+    (("POST",), "/api/signout", library.signout, None),
+    (("GET",), "/api/experimental/model-recommendations", library.recommendations, None),
+)
+"""Ollama's own paths; /v1 is `passthrough.ROUTES`."""
+
+
+def created(settings: Settings) -> ASGIApp:
+    """The whole application behind its guard."""
+    proxy = Proxy(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await proxy.aclose()
+
+    app = FastAPI(
+        title="Ollama's API in front of vLLM",
+        version=settings.version,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+    app.state.proxy = proxy
+    for methods, path, handler, body in ROUTES:
+        _add(app, methods, path, handler, {} if body is None else {"requestBody": openapi_body(body)})
+    for methods, path, handler in passthrough.ROUTES:
+        _add(app, methods, path, handler, {})
+    app.add_exception_handler(OllamaError, _refused)
+    app.add_exception_handler(HTTPException, _no_such_page)
+    app.add_exception_handler(ClientGone, _nobody)
+    app.add_exception_handler(Exception, _our_fault)
+    return Guard(app, settings=settings)
+
+
+def _add(app: FastAPI, methods: tuple[str, ...], path: str, handler: Handler, extra: dict[str, Any]) -> None:
+    for method in methods:
+        app.add_api_route(
+            path,
+            handler,
+            methods=[method],
+            operation_id=f"{method.lower()}{path}",
+            response_model=None,
+            openapi_extra=extra,
+            description=(handler.__doc__ or "").strip(),
+        )
+
+
+async def _refused(_: Request, why: Exception) -> Response:
+    assert isinstance(why, OllamaError)
+    answer = error_response(why.status, why.text)
+    if isinstance(why, BodyRefused):
+        answer.headers["connection"] = "close"  # what is left of the body is not read
+    return answer
+
+
+async def _no_such_page(request: Request, why: Exception) -> Response:
+    """Gin's pages for an unknown path and for a wrong method; the latter lists the methods there are."""
+    assert isinstance(why, HTTPException)
+    if why.status_code == 405:
+        allowed = allowed_methods(request.url.path) or ""
+        return PlainTextResponse(
+            "405 method not allowed", 405, headers={"allow": allowed, "content-type": "text/plain"}
+        )
+    if why.status_code == 404:
+        return PlainTextResponse("404 page not found", 404, headers={"content-type": "text/plain"})
+    return error_response(why.status_code, str(why.detail))
+
+
+async def _nobody(_request: Request, _why: Exception) -> Response:
+    """A client left while it sent its body: whatever is answered is read by nobody."""
+    return Response(status_code=generation.CANCELED)
+
+
+async def _our_fault(_request: Request, _why: Exception) -> Response:
+    """A bug: the log has the traceback, the client a sentence."""
+    return error_response(500, "internal error of the proxy, see its log")

@@ -1,0 +1,100 @@
+"""The way to a client: pieces are written in the loop step in which they are made; a slow client pauses vLLM.
+
+ASGI's `send` is a coroutine, yet a server that has room writes at once and never waits. So the first step of each is
+taken on the spot; only where it waits (the client reads slower than the model writes) does a task take over, and the
+exchange with vLLM is paused until there is room again. Nothing is ever queued without bound.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from types import coroutine
+from typing import Any, Protocol
+
+from starlette.types import Message, Send
+
+
+class Source(Protocol):
+    """What can be made to wait: the exchange with vLLM."""
+
+    def pause(self) -> None:
+        """Bring nothing more for now."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+
+class Outlet:
+    """Sends a streamed answer to one client."""
+
+    def __init__(self, send: Send, source: Source, *, stall_timeout_s: float, stalled: Callable[[], None]) -> None:
+        """`stalled` is called where the client has taken nothing for `stall_timeout_s`."""
+        self._send = send
+        self._source = source
+        self._stall_timeout_s = stall_timeout_s
+        self._stalled = stalled
+        self._waiting: list[Message] = []
+        self._task: asyncio.Task[None] | None = None
+        self.has_started = False
+
+    def start(self, status: int, content_type: bytes) -> None:
+        """Send status and headers."""
+        self.has_started = True
+        headers = [(b"content-type", content_type)]
+        self._push({"type": "http.response.start", "status": status, "headers": headers})
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body."""
+        self._push({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self) -> None:
+        """Send what still waits, and the end."""
+        if self._task is not None:
+            await self._task
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def close(self) -> None:
+        """Give up what still waits."""
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _push(self, message: Message) -> None:
+        if self._task is not None:
+            self._waiting.append(message)
+            return
+        step = self._send(message)
+        assert isinstance(step, Coroutine)
+        try:
+            obstacle = step.send(None)
+        except StopIteration:
+            return
+        self._source.pause()
+        self._task = asyncio.ensure_future(self._drain(step, obstacle))
+
+    async def _drain(self, step: Coroutine[Any, Any, None], obstacle: Any) -> None:
+        try:
+            async with asyncio.timeout(self._stall_timeout_s) as limit:
+                await _rest(step, obstacle)
+                while self._waiting:
+                    limit.reschedule(asyncio.get_running_loop().time() + self._stall_timeout_s)
+                    await self._send(self._waiting.pop(0))
+        except TimeoutError:
+            self._stalled()
+            return
+        self._task = None
+        self._source.resume()
+
+
+@coroutine
+def _rest(step: Coroutine[Any, Any, None], obstacle: Any) -> Generator[Any, Any, None]:
+    """Awaits the rest of a coroutine whose first step was taken outside a task and met `obstacle`, a future."""
+    while True:
+        thrown: BaseException | None = None
+        try:
+            yield obstacle
+        except BaseException as why:  # noqa: BLE001  (handed on to the coroutine, not handled)
+            thrown = why
+        try:
+            obstacle = step.send(None) if thrown is None else step.throw(thrown)
+        except StopIteration:
+            return
