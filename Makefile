@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
+CLIENTS ?= .venv-clients
+PEERS ?= .venv-peers
 MODEL ?= smollm2-135m
 
 BIN := $(VENV)/bin
@@ -13,12 +15,14 @@ CODE := harness proxy scenarios tests tools
 
 # Tests that need a real vLLM look here for its interpreter.
 export HARNESS_VLLM_PYTHON ?= $(abspath $(VLLM_PYTHON))
+# Tests that run real clients of Ollama look here for them.
+export HARNESS_CLIENTS ?= $(abspath $(CLIENTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-vllm model test check lint fix demo clean python-is-new-enough
+.PHONY: help venv venv-vllm clients model test check lint fix demo bench-proxy clean python-is-new-enough
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-12s %s\n", $$1, $$2 }'
 
 python-is-new-enough:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -43,17 +47,22 @@ venv-vllm: | python-is-new-enough ## vLLM for the CPU, in .venv-vllm
 model: venv venv-vllm ## the small model that tests and demo use
 	$(BIN)/harness models fetch $(MODEL) --vllm-python $(VLLM_PYTHON)
 
+clients: | python-is-new-enough ## the real clients that the proxy is tested with, in .venv-clients
+	@$(PYTHON) tools/install_clients.py --folder $(CLIENTS)
+
 # Timing tests run alone: two at a time on two cores would measure each other.
-test: venv venv-vllm model ## all tests: fast ones, timing ones, real engines
-	$(PYTEST) -n 2 --ignore=tests/accuracy --ignore=tests/e2e --ignore=tests/gpu
+test: venv venv-vllm model clients ## all tests: fast ones, timing ones, real engines, real clients
+	$(PYTEST) -n 2 --ignore=tests/accuracy --ignore=tests/e2e --ignore=tests/clients --ignore=tests/gpu
 	$(PYTEST) tests/accuracy
 	$(PYTEST) tests/e2e
+	$(PYTEST) tests/clients
 
 lint: venv ## format, lint, types, imports, spelling
 	$(RUN) ruff format --check $(CODE)
 	$(RUN) ruff check $(CODE)
 	$(RUN) mypy
 	$(RUN) mypy tools/install_vllm_cpu.py
+	$(RUN) mypy tools/install_clients.py
 	$(BIN)/lint-imports
 	$(BIN)/codespell $(CODE) Makefile pyproject.toml $(wildcard *.md)
 
@@ -77,6 +86,16 @@ demo: venv venv-vllm ## from nothing to the report: tune, then compare with Olla
 	echo "after the installation the demo took $$(( seconds / 60 )) min $$(( seconds % 60 )) s"; \
 	sed -n 's/^report: //p' "$$told"
 
+# What cannot be installed is named with its reason by the benchmark; it does not fail the target.
+$(PEERS)/.stamp: tests/bench/install_peers.py | venv
+	@echo 'installing the peers into $(PEERS)'
+	@$(BIN)/python tests/bench/install_peers.py --into $(PEERS)
+	@touch $@
+
+# Options: make bench-proxy BENCH='--only steady --rounds 9 --json FILE'
+bench-proxy: venv $(PEERS)/.stamp ## what the proxy costs: direct, ours and its peers, about 8 minutes on an idle machine
+	$(BIN)/python tests/bench/proxy_bench.py --peers $(PEERS) $(BENCH)
+
 clean: ## remove environments and caches; results, reports and models stay
-	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -206,6 +206,7 @@ def main(
         raise click.BadParameter(why.text, param_hint="--keep-alive") from None
     settings = Settings(
         upstreams=tuple(upstream_address(text) for text in upstreams),
+        is_supervised=os.environ.get("PROXY_SUPERVISED") == "1",
         host=host,
         port=port,
         workers=workers,
@@ -239,6 +240,8 @@ def serve(settings: Settings) -> None:
         click.echo("hint: is Ollama running there? Stop it, or choose another port with --port", err=True)
         sys.exit(3)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    # A line for every request that is not HTTP would let a stranger fill the disk.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid HTTP request" not in record.getMessage())
     with contextlib.ExitStack() as held:
         runtime = held.enter_context(tempfile.TemporaryDirectory(prefix="ollama-proxy-"))
         os.environ["PROXY_RUNTIME_DIR"] = runtime

@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ FORMAT: Final = 1
 MAX_ALIASES: Final = 1_000
 MAX_ALIAS_BYTES: Final = 256 * 2**10
 MAX_FILE_BYTES: Final = 64 * 2**20
+
+
+_NO_FILE: Final = (0, 0, 0)
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -69,6 +73,7 @@ class AliasStore:
         self._path = path
         self._aliases: dict[str, Alias] = {}
         self._stamp: tuple[int, int, int] | None = None
+        self._turn = threading.RLock()  # changes are made in threads
         self.version = 0
         """Grows with every change that this worker has seen."""
 
@@ -110,10 +115,11 @@ class AliasStore:
     def _changed(self) -> Iterator[dict[str, Alias]]:
         """A copy to change, of what all workers have written; kept when the block ends well."""
         if self._path is None:
-            aliases = dict(self._aliases)
-            yield aliases
-            self._aliases = aliases
-            self.version += 1
+            with self._turn:
+                aliases = dict(self._aliases)
+                yield aliases
+                self._aliases = aliases
+                self.version += 1
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -137,21 +143,19 @@ class AliasStore:
         try:
             status = self._path.stat()
         except OSError:
-            stamp = (0, 0, 0)
+            stamp = _NO_FILE
         else:
             stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
         return None if stamp == self._stamp else stamp
 
     def _read(self) -> None:
         assert self._path is not None
-        if (stamp := self._changed_stamp()) is None:
-            return
-        if stamp == (0, 0, 0):
-            self._aliases = {}
-        else:
-            self._aliases = _decoded(self._path)
-        self._stamp = stamp
-        self.version += 1
+        with self._turn:
+            if (stamp := self._changed_stamp()) is None:
+                return
+            self._aliases = {} if stamp == _NO_FILE else _decoded(self._path)
+            self._stamp = stamp
+            self.version += 1
 
     def _write(self, aliases: dict[str, Alias]) -> None:
         assert self._path is not None

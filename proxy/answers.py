@@ -7,6 +7,8 @@ from starlette.responses import Response, StreamingResponse
 
 JSON_TYPE = "application/json; charset=utf-8"
 NDJSON_TYPE = "application/x-ndjson"
+MAX_ERROR_CHARS = 1_500
+"""Errors repeat what was asked for; a name of a megabyte is not repeated."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -35,6 +37,8 @@ def json_response(value: object, *, status: int = 200, content_type: str = JSON_
 
 def error_response(status: int, text: str) -> Response:
     """`{"error": text}`, the only form of an error that Ollama's clients know."""
+    if len(text) > MAX_ERROR_CHARS:
+        text = text[:MAX_ERROR_CHARS] + "…"
     return json_response({"error": text}, status=status)
 
 

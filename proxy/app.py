@@ -5,8 +5,9 @@ type and refuses it in Go's words.
 """
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -100,6 +101,7 @@ def created(settings: Settings) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await proxy.catalog.models()  # the first request need not wait for it; a vLLM that is away is no fault
         yield
         await proxy.aclose()
 
@@ -110,12 +112,13 @@ def created(settings: Settings) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        redirect_slashes=False,
     )
     app.state.proxy = proxy
     for methods, path, handler, body in ROUTES:
         _add(app, methods, path, handler, {} if body is None else {"requestBody": openapi_body(body)})
     for methods, path, handler in passthrough.ROUTES:
-        _add(app, methods, path, handler, {})
+        _add(app, methods, path, handler, {"requestBody": ANY_OBJECT} if "POST" in methods else {})
     app.add_exception_handler(OllamaError, _refused)
     app.add_exception_handler(HTTPException, _no_such_page)
     app.add_exception_handler(ClientGone, _nobody)
@@ -123,7 +126,27 @@ def created(settings: Settings) -> ASGIApp:
     return Guard(app, settings=settings)
 
 
+ANY_OBJECT = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+"""The body of /v1: OpenAI's and Anthropic's documents tell its fields."""
+
+ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"anyOf": [{"type": "string"}, {"type": "object"}]}},
+}
+ANSWERS: dict[str, Any] = {
+    "2XX": {"description": "Done; a stream is NDJSON, an object a line.", "content": {"*/*": {}}},
+    "4XX": {"description": "Refused.", "content": {"application/json": {"schema": ERROR_SCHEMA}, "text/plain": {}}},
+    "5XX": {"description": "Failed.", "content": {"application/json": {"schema": ERROR_SCHEMA}}},
+}
+DIGEST = "^sha256[:-][0-9a-fA-F]{64}$"
+
+
 def _add(app: FastAPI, methods: tuple[str, ...], path: str, handler: Handler, extra: dict[str, Any]) -> None:
+    """Route `path`, and document it: FastAPI sees neither our bodies nor our parameters."""
+    for name in re.findall(r"{(\w+)}", path):
+        schema = {"type": "string", "pattern": DIGEST} if name == "digest" else {"type": "string", "minLength": 1}
+        extra = extra | {"parameters": [{"name": name, "in": "path", "required": True, "schema": schema}]}
     for method in methods:
         app.add_api_route(
             path,
@@ -131,7 +154,9 @@ def _add(app: FastAPI, methods: tuple[str, ...], path: str, handler: Handler, ex
             methods=[method],
             operation_id=f"{method.lower()}{path}",
             response_model=None,
+            response_class=Response,
             openapi_extra=extra,
+            responses=cast(dict[int | str, dict[str, Any]], ANSWERS),
             description=(handler.__doc__ or "").strip(),
         )
 
@@ -153,6 +178,9 @@ async def _no_such_page(request: Request, why: Exception) -> Response:
             "405 method not allowed", 405, headers={"allow": allowed, "content-type": "text/plain"}
         )
     if why.status_code == 404:
+        shorter = request.url.path.removesuffix("/")
+        if shorter != request.url.path and allowed_methods(shorter):
+            return Response(status_code=301 if request.method == "GET" else 307, headers={"location": shorter})
         return PlainTextResponse("404 page not found", 404, headers={"content-type": "text/plain"})
     return error_response(why.status_code, str(why.detail))
 

@@ -18,10 +18,10 @@ import msgspec
 
 from proxy import weights
 from proxy.aliases import Alias, AliasStore
-from proxy.errors import ModelNotFound, OllamaError, UpstreamUnreachable
+from proxy.errors import ModelNotFound, OllamaError, UpstreamNotReady
 from proxy.gojson import quoted
 from proxy.memory import Memory
-from proxy.names import INVALID_NAME, Name, parsed, referenced, served_name
+from proxy.names import INVALID_NAME, Name, given, parsed, referenced, served_name
 from proxy.residency import runtime_dir
 from proxy.settings import Settings
 from proxy.upstream import ServedModel, Upstream, message
@@ -106,7 +106,7 @@ class _Server:
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
         self.cards: tuple[ServedModel, ...] | None = None  # None: it has never told
-        self.error: OllamaError = UpstreamUnreachable()
+        self.error: OllamaError = UpstreamNotReady()
         self.is_up = False
         self.tasks: frozenset[str] = frozenset({"generate"})
         self.accepts_tools: bool | None = None
@@ -200,7 +200,7 @@ class Catalog:
 
     async def copy(self, source: str, destination: str) -> None:
         """Another name for a model. Raises OllamaError in Ollama's words for copy."""
-        source_name, name = parsed(source), parsed(destination)
+        source_name, name = parsed(source), given(destination)
         if source_name is None:
             raise OllamaError(400, f"source {quoted(source)} is invalid")
         if name is None:
@@ -254,7 +254,7 @@ class Catalog:
             if why.text != INVALID_NAME:
                 raise
             raise OllamaError(400, f"name {quoted(text)} is invalid") from None
-        alias = self.aliases.all().get(reference.name.key)
+        alias = None if reference.is_cloud else self.aliases.all().get(reference.name.key)
         if alias is not None and await asyncio.to_thread(self.aliases.remove, reference.name.key):
             return alias.name
         if not reference.is_cloud:
@@ -342,9 +342,12 @@ class Catalog:
         await asyncio.shield(self._refresh())
 
     async def _ask_servers(self) -> None:
-        changes = await asyncio.gather(*(self._ask(server) for server in self._servers))
+        changes = await asyncio.gather(*(self._ask(server) for server in self._servers), return_exceptions=True)
         self._refreshed_s = self._now_s()
-        if any(changes):
+        for change in changes:
+            if isinstance(change, BaseException):
+                log.error("a server's models could not be understood", exc_info=change)
+        if any(change is True for change in changes):
             self._rebuild()
 
     async def _ask(self, server: _Server) -> bool:
@@ -396,8 +399,8 @@ class Catalog:
         bases = {card.id: card for card in cards if card.parent is None}
         for card in cards:
             name = served_name(card.id)
-            if card.parent is None and not names and (given := parsed(server.upstream.address.name or "")):
-                name = given
+            if card.parent is None and not names and (chosen := parsed(server.upstream.address.name or "")):
+                name = chosen
             names[card.id] = name
             models.setdefault(name.key, self._one(server, card, name, bases.get(card.parent or ""), names))
         return models

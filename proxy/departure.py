@@ -15,6 +15,7 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, None]
     """
     me = asyncio.current_task()
     assert me is not None
+    before = me.cancelling()
     is_over = False
 
     def cancel(_: "asyncio.Task[None]") -> None:
@@ -26,10 +27,13 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, None]
     try:
         await work
     except asyncio.CancelledError:
-        if gone.done() and not gone.cancelled():
-            me.uncancel()
-            return False
-        raise
+        if not gone.done() or gone.cancelled():
+            raise
+        if me.uncancel() > before:
+            raise  # somebody else has cancelled us as well
+        if (why := gone.exception()) is not None:
+            raise why from None
+        return False
     finally:
         is_over = True
         gone.cancel()

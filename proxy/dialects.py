@@ -218,7 +218,7 @@ def _check_chat(asked: dict[str, Any]) -> None:
         if not isinstance(content, (str, list, type(None))):
             raise OllamaError(400, f"invalid message content type: {_GO_KINDS[type(content)]}")
         for part in content if isinstance(content, list) else ():
-            if not isinstance(part, dict) or part.get("type") not in _PARTS:
+            if not isinstance(part, dict) or str(part.get("type")) not in _PARTS:
                 raise OllamaError(400, "invalid message format")
 
 

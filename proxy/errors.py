@@ -51,6 +51,11 @@ class UpstreamRefused(OllamaError):
     """vLLM answered with an error of its own."""
 
 
+def unreachable(*, is_supervised: bool) -> OllamaError:
+    """What a client is told where nothing answers: a supervised vLLM is on its way, any other may never come."""
+    return UpstreamNotReady() if is_supervised else UpstreamUnreachable()
+
+
 class UpstreamBroke(OllamaError):
     """The answer ended, or stopped making sense, before it was whole.
 

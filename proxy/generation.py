@@ -1,7 +1,8 @@
 """POST /api/generate and /api/chat: from a client's request to vLLM's answer, in Ollama's order of checks."""
 
+import functools
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -13,11 +14,11 @@ from proxy.answers import NDJSON_TYPE, encoded, error_response, json_response
 from proxy.catalog import Model
 from proxy.departure import unless_client_leaves
 from proxy.errors import ModelNotFound, OllamaError, UpstreamBroke
-from proxy.guard import read_body
-from proxy.names import parsed
+from proxy.guard import RAW_SEND, read_body
 from proxy.outlet import Outlet
 from proxy.reply import Clock, Kind, Reply, Stamp, ThinkSplitter
 from proxy.schemas import ChatRequest, GenerateRequest, decoded
+from proxy.settings import Settings
 from proxy.translate import Asked, Think
 from proxy.upstream import refusal
 from proxy.wire import Exchange
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T", GenerateRequest, ChatRequest)
 CANCELED = 499
 """nginx's status for a client that left; nobody reads it, logs do."""
 
@@ -37,10 +39,8 @@ async def generate(request: Request) -> Response:
     """Completes a prompt; without one, loads or unloads the model."""
     received_ns = Clock.steady_ns()
     proxy: Proxy = request.app.state.proxy
-    asked = decoded(await body_of(request), GenerateRequest, max_depth=proxy.settings.max_depth)
+    asked = await asked_of(request, GenerateRequest)
     checked_top_logprobs(asked.top_logprobs)
-    if asked.model and parsed(asked.model) is None:
-        raise OllamaError(400, "invalid model name")
     model = await proxy.catalog.find(asked.model)
     if not asked.prompt and asked.keep_alive == 0:
         proxy.residency.unload(model.name)
@@ -81,9 +81,9 @@ async def chat(request: Request) -> Response:
     """Answers a conversation; without messages, loads or unloads the model."""
     received_ns = Clock.steady_ns()
     proxy: Proxy = request.app.state.proxy
-    asked = decoded(await body_of(request), ChatRequest, max_depth=proxy.settings.max_depth)
+    asked = await asked_of(request, ChatRequest)
     checked_top_logprobs(asked.top_logprobs)
-    if not asked.model or parsed(asked.model) is None:
+    if not asked.model:
         raise OllamaError(400, "model is required")
     model = await proxy.catalog.find(asked.model)
     if not asked.messages and asked.keep_alive == 0:
@@ -117,9 +117,17 @@ async def chat(request: Request) -> Response:
 # ---------------------------------------------------------------- checks
 
 
-async def body_of(request: Request) -> bytes:
-    """The request's body, within the limits of size and time."""
-    return await read_body(request.receive, request.scope["headers"], settings=request.app.state.proxy.settings)
+async def asked_of(request: Request, kind: type[T]) -> T:
+    """The request's body, read within the limits of size and time."""
+    settings: Settings = request.app.state.proxy.settings
+    body = await read_body(request.receive, request.scope["headers"], settings=settings)
+    return decoded(
+        body,
+        kind,
+        max_depth=settings.max_depth,
+        max_images=settings.max_images,
+        max_image_bytes=settings.max_image_bytes,
+    )
 
 
 def checked_top_logprobs(count: int) -> None:
@@ -139,6 +147,12 @@ def splitter_for(think: Think, model: Model) -> ThinkSplitter | None:
     if model.has_reasoning_parser or not translate.is_thinking(think, model):
         return None
     return ThinkSplitter()
+
+
+@functools.cache
+def warn_of_stops() -> None:
+    """Say once, not at every request, that vLLM has to be started for more."""
+    log.warning("vLLM takes %d stop strings, the rest is ignored (VLLM_MAX_STOP_STRINGS)", translate.MAX_STOPS)
 
 
 def is_too_long(why: OllamaError) -> bool:
@@ -181,7 +195,7 @@ async def rendered_only(request: GenerateRequest | ChatRequest, asked: Asked, mo
     if images:
         info["image_count"] = images
     answer: dict[str, Any] = {"model": request.model, "created_at": created_at()}
-    answer |= {"message": EMPTY_MESSAGE} if kind == "chat" else {"response": ""}
+    answer |= {"message": {"role": "", "content": ""}} if kind == "chat" else {"response": ""}
     return json_response(answer | {"done": False, "_debug_info": info})
 
 
@@ -240,6 +254,7 @@ class Generation(Response):
             outlet = self._outlet = Outlet(
                 send,
                 exchange,
+                piece_send=scope.get(RAW_SEND, send),
                 stall_timeout_s=self._proxy.settings.stall_timeout_s,
                 stalled=lambda: exchange.end(UpstreamBroke("the client does not read")),
             )
@@ -254,7 +269,9 @@ class Generation(Response):
                     exchange.end(reply.failure if isinstance(reply.failure, UpstreamBroke) else UpstreamBroke())
 
             exchange.deliver(deliver)
-            await exchange.ended
+            broken = await exchange.ended
+            if broken is None and reply.failure is None and reply.lacks_usage:
+                await self._count()
             if lines := reply.end():
                 if not outlet.has_started:
                     outlet.start(200, NDJSON_TYPE.encode())
@@ -268,6 +285,19 @@ class Generation(Response):
         else:
             await json_response(reply.whole())(scope, receive, send)
 
+    async def _count(self) -> None:
+        """Count tokens by vLLM's own tokenizer, where its answer did not bring the usage that was asked for."""
+        upstream, model = self._model.upstream, self._model.served_id
+        prompt = self._asked.body.get("prompt")
+        if prompt is None:
+            prompt_ids = await turn_ids(self._asked, self._model)
+        elif isinstance(prompt, str):
+            prompt_ids = await upstream.tokenized({"model": model, "prompt": prompt})
+        else:
+            prompt_ids = prompt
+        said = await upstream.tokenized({"model": model, "prompt": self._reply.said, "add_special_tokens": False})
+        self._reply.counted(prompt_tokens=len(prompt_ids), tokens=len(said))
+
     async def _accepted(self) -> Exchange:
         """vLLM's answer, from its status on. Raises what Ollama would say where vLLM refuses."""
         exchange = await self._posted()
@@ -275,7 +305,7 @@ class Generation(Response):
             refused = refusal(exchange.status, await exchange.read())
             if "stop" not in refused.text:
                 raise refused
-            log.warning("vLLM takes %d stop strings, the rest is ignored (VLLM_MAX_STOP_STRINGS)", translate.MAX_STOPS)
+            warn_of_stops()
             self._asked.body["stop"] = self._asked.body["stop"][: translate.MAX_STOPS]
             exchange = await self._posted()
         if exchange.status >= 300:

@@ -11,22 +11,28 @@ after the first JSON value, null for every field, line breaks in base64, an arra
 
 import base64
 import binascii
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-EXPLAINED_BYTES: Final = 2**20
-"""A longer body with a syntax error is refused in msgspec's words: the search for Go's is slow, and others wait."""
+EXPLAINED_VALUES: Final = 100_000
+EXPLAINED_ESCAPES: Final = 1_000_000
+REPAIRED_BYTES: Final = 4 * 2**20
+"""A larger body is refused in msgspec's words: the search for Go's is slow, and other requests wait for it."""
+
+LONGEST_QUOTE: Final = 1000
+"""Characters of a request that an answer repeats."""
 
 BLANK: Final = b" \t\r\n"
 
 _STRING = re.compile(rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+')
-_QUOTED = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+")
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _HEX_START = re.compile(rb"\\u[0-9a-fA-F]{0,4}")
 _INTEGER = re.compile(rb"-?[0-9]+")
 _LITERALS = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
@@ -59,7 +65,8 @@ def quoted_rune(data: bytes) -> str:
 
 
 def quoted(text: str | bytes) -> str:
-    """Go's %q: double quotes, with everything escaped that does not print."""
+    """Go's %q: double quotes, with everything escaped that does not print; of a very long text the beginning."""
+    text = text[:LONGEST_QUOTE]
     if isinstance(text, bytes):
         text = text.decode(errors="surrogateescape")
     return '"' + "".join(_escaped(character, '"') for character in text) + '"'
@@ -144,8 +151,7 @@ def value_end(body: bytes, *, max_depth: int) -> int:
 
 
 def _skipped(body: bytes, place: int) -> int:
-    match = _SPACE.match(body, place)
-    return match.end() if match else place
+    return _end(_SPACE, body, place)
 
 
 def _rune(body: bytes, place: int) -> str:
@@ -218,12 +224,23 @@ def depth(body: bytes, *, limit: int) -> int:
     """
     if body.count(b"{") + body.count(b"[") <= limit:
         return 0  # not the depth, but no more than the limit: enough, and almost free
-    brackets = _QUOTED.sub(b"", body).translate(_OPENERS, _NOT_BRACKETS)
+    outside_strings = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    brackets = outside_strings.translate(_OPENERS, _NOT_BRACKETS)
     rounds = 0
     while brackets and rounds <= limit:
         brackets = brackets.replace(b"{}", b"")
         rounds += 1
     return rounds
+
+
+def most_values(body: bytes) -> int:
+    """An upper bound of how many values `body` holds; what looks like one within a string counts, too."""
+    return body.count(b",") + body.count(b"{") + body.count(b"[") + 1
+
+
+def is_explained(body: bytes) -> bool:
+    """Whether there is time to read `body` as Go does."""
+    return most_values(body) <= EXPLAINED_VALUES and body.count(b"\\") <= EXPLAINED_ESCAPES
 
 
 def first_value(body: bytes, *, max_depth: int) -> bytes:
@@ -235,12 +252,12 @@ def first_value(body: bytes, *, max_depth: int) -> bytes:
         raise Refused("")
     try:
         _decoded_raw(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if len(body) > EXPLAINED_BYTES:
-            raise Refused(f"invalid JSON: {error}") from None
-        body = body[: value_end(body, max_depth=max_depth)]
     except RecursionError:
         raise Refused("exceeded max depth") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not is_explained(body):
+            raise Refused(f"invalid JSON: {error}") from None
+        body = body[: value_end(body, max_depth=max_depth)]
     if depth(body, limit=max_depth) > max_depth:
         raise Refused("exceeded max depth")
     return _repaired(body)
@@ -249,9 +266,11 @@ def first_value(body: bytes, *, max_depth: int) -> bytes:
 def _repaired(body: bytes) -> bytes:
     try:
         body.decode()
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        if len(body) > REPAIRED_BYTES:
+            raise Refused(f"invalid JSON: {error.reason}") from None
         body = body.decode(errors="replace").encode()
-    if len(body) <= EXPLAINED_BYTES and b"\\u" in body:
+    if _SURROGATE.search(body):
         body = _ESCAPE.sub(lambda match: b"\\ufffd" if match[1] else match[0], body)
     return body
 
@@ -439,7 +458,7 @@ def _members(raw: bytes) -> list[tuple[str, bytes]]:
 
 
 def _below(path: str, key: str) -> str:
-    return f"{path}.{key.replace('~', '~0').replace('/', '~1')}"
+    return f"{path}.{key[:LONGEST_QUOTE].replace('~', '~0').replace('/', '~1')}"
 
 
 def folded(key: str) -> str:
@@ -478,20 +497,25 @@ def _whole(raw: bytes, shape: Int, root: str, path: str) -> int:
         number = int(literal)
         if low <= number <= high:
             return number
-    raise _unfit(f"number {literal.decode()}", shape.go_name, root, path)
+    raise _unfit(f"number {literal[:LONGEST_QUOTE].decode()}", shape.go_name, root, path)
 
 
 def _any(raw: bytes, root: str, path: str) -> object:
-    try:
-        return _decoded_any(raw)
-    except msgspec.ValidationError:  # a number beyond float64: find it
-        pass
+    with contextlib.suppress(msgspec.ValidationError):  # a number beyond float64: find it
+        found = _decoded_any(raw)
+        if not is_beyond_float(found):
+            return found
     kind = _kind(raw)
     if kind == "array":
         return [_any(item, root, f"{path}.{n}") for n, item in _items(raw)]
     if kind == "object":
         return {key: _any(member, root, _below(path, key)) for key, member in _members(raw)}
-    raise _unfit(f"number {raw.strip(BLANK).decode()}", "float64", root, path)
+    raise _unfit(f"number {raw.strip(BLANK)[:LONGEST_QUOTE].decode()}", "float64", root, path)
+
+
+def is_beyond_float(found: object) -> bool:
+    """Whether `found` is a whole number that no float64 holds: Python has such numbers, Go's any has not."""
+    return isinstance(found, int) and not -(2**1023) < found < 2**1023
 
 
 def _bytes(text: str, shape: Shape, root: str, path: str) -> bytes:
@@ -519,32 +543,35 @@ def decoded_base64(text: str) -> bytes:
     Raises:   Refused: `illegal base64 data at input byte n`, with n as Go counts it.
     """
     packed = text.replace("\n", "").replace("\r", "")
-    try:
-        return base64.b64decode(packed, validate=True)
-    except (binascii.Error, ValueError):
-        raise Refused(f"illegal base64 data at input byte {_illegal_at(text)}") from None
+    if len(packed) % 4 == 0:
+        with contextlib.suppress(binascii.Error, ValueError):
+            return base64.b64decode(packed, validate=True)
+    raise Refused(f"illegal base64 data at input byte {_illegal_at(text)}")
 
 
-_ALPHABET = re.compile(rb"[A-Za-z0-9+/]*+")
+_ALPHABET = re.compile(rb"[A-Za-z0-9+/\r\n]*+")
+_BREAKS = re.compile(rb"[\r\n]*+")
 
 
 def _illegal_at(text: str) -> int:
     """Where Go's decoder stops: at the byte that does not belong, or before a last group that is too short."""
     data = text.encode()
-    places = [n for n, byte in enumerate(data) if byte not in b"\r\n"]
-    packed = bytes(data[n] for n in places) if len(places) < len(data) else data
-    match = _ALPHABET.match(packed)
-    good = match.end() if match else 0
-    filled = good % 4
-    if good == len(packed):
+    good = _end(_ALPHABET, data, 0)
+    filled = (good - data.count(b"\n", 0, good) - data.count(b"\r", 0, good)) % 4
+    if good == len(data):
         return len(data) - filled
-    if packed[good] != 0x3D or filled < 2:
-        return places[good]
-    behind = good + 1
+    if data[good] != 0x3D or filled < 2:
+        return good
+    behind = _end(_BREAKS, data, good + 1)
     if filled == 2:  # a second = is due
-        if behind == len(packed):
+        if behind == len(data):
             return len(data)
-        if packed[behind] != 0x3D:
-            return places[behind] - 1
-        behind += 1
-    return places[behind]
+        if data[behind] != 0x3D:
+            return behind - 1
+        behind = _end(_BREAKS, data, behind + 1)
+    return behind
+
+
+def _end(pattern: re.Pattern[bytes], data: bytes, place: int) -> int:
+    match = pattern.match(data, place)
+    return match.end() if match else place

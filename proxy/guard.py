@@ -12,7 +12,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import psutil
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +22,9 @@ from proxy.errors import OllamaError
 from proxy.settings import Settings
 
 Headers = list[tuple[bytes, bytes]]
+
+RAW_SEND: Final = "proxy.send"
+"""Where the scope holds the server's own `send`: what is sent per token need not pass FastAPI's wrappers of it."""
 
 MAX_URL_BYTES: Final = 8 * 2**10
 MAX_HEADER_BYTES: Final = 64 * 2**10
@@ -118,6 +121,7 @@ class Guard:
             else:
                 await self._app(scope, receive, send)
             return
+        server_send = send
         origin = host = authorization = None
         header_bytes = 0
         for name, value in scope["headers"]:
@@ -136,7 +140,7 @@ class Guard:
         host = host or b""
         if origin and origin not in (b"http://" + host, b"https://" + host):
             if not self._is_open_to_all_origins and not self._is_allowed_origin(origin):
-                await _answer(send, 403, _allow(scope), empty=True)
+                await _turn_away(send, scope)
                 return
             if scope["method"] == "OPTIONS":
                 await _answer(send, 204, self._preflight(origin) + _allow(scope))
@@ -145,7 +149,7 @@ class Guard:
         if self._checks_host:
             kind = _kind_of_host(host)
             if kind == "foreign":
-                await _answer(send, 403, _allow(scope), empty=True)
+                await _turn_away(send, scope)
                 return
             if kind == "name" and scope["method"] == "OPTIONS":
                 await _answer(send, 204, _allow(scope))
@@ -159,6 +163,7 @@ class Guard:
         elif self._authorization is not None and path != "/" and not self._is_known(authorization):
             await _refuse(send, 401, "unauthorized")
         else:
+            scope[RAW_SEND] = server_send
             await self._app(scope, receive, send)
 
     def _is_known(self, authorization: bytes | None) -> bool:
@@ -255,6 +260,14 @@ def _with_headers(send: Send, headers: Headers) -> Send:
     return sent
 
 
+async def _turn_away(send: Send, scope: Scope) -> None:
+    """Ollama's 403; after a request with a body the connection ends, for nobody will read it."""
+    headers = _allow(scope)
+    if any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]):
+        headers.append((b"connection", b"close"))
+    await _answer(send, 403, headers, empty=True)
+
+
 async def _answer(send: Send, status: int, headers: Headers, *, empty: bool = False, body: bytes = b"") -> None:
     if empty or body:
         headers = [*headers, (b"content-length", str(len(body)).encode())]
@@ -270,7 +283,13 @@ async def _refuse(send: Send, status: int, text: str) -> None:
     await _answer(send, status, headers, body=encoded({"error": text}))
 
 
-async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *, settings: Settings) -> bytes:
+async def read_body(
+    receive: Receive,
+    headers: Iterable[tuple[bytes, bytes]],
+    *,
+    settings: Settings,
+    linger_s: float = LINGER_S,
+) -> bytes:
     """The whole body, which is never longer than `settings.max_body_bytes` in memory, whatever the headers say.
 
     Raises:   BodyRefused: 413 too long, 408 too slow, 415 compressed (a small body may hide a large one).
@@ -287,7 +306,7 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *,
             has_sent = False
     if refusal:
         if has_sent:
-            await _drained(receive)
+            await _drained(receive, linger_s)
         raise refusal
     chunks: list[bytes] = []
     length = 0
@@ -306,21 +325,21 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], *,
         raise BodyRefused(408, f"the request body did not arrive within {settings.body_timeout_s:g} s") from None
     chunks.clear()
     if message.get("more_body", False):
-        await _drained(receive)
+        await _drained(receive, linger_s)
     raise BodyRefused(413, "request body too large")
 
 
-async def _received(receive: Receive) -> dict[str, Any]:
+async def _received(receive: Receive) -> Message:
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGone
-    return dict(message)
+    return message
 
 
-async def _drained(receive: Receive) -> None:
+async def _drained(receive: Receive, linger_s: float) -> None:
     """Reads and drops for a moment, so that a client which answers only after it sent all gets to hear the refusal."""
     try:
-        async with asyncio.timeout(LINGER_S):
+        async with asyncio.timeout(linger_s):
             while (await _received(receive)).get("more_body", False):
                 pass
     except TimeoutError:

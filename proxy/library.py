@@ -20,7 +20,7 @@ from proxy.catalog import Catalog, Model, timestamp
 from proxy.errors import ModelNotFound, OllamaError
 from proxy.gojson import quoted
 from proxy.guard import is_loopback, read_body
-from proxy.names import INVALID_NAME, parsed, referenced
+from proxy.names import INVALID_NAME, given, referenced
 from proxy.schemas import (
     CopyRequest,
     CreateRequest,
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 COPILOT: Final = "GitHubCopilotChat/"
 PARAMETER_WIDTH: Final = 30
+MAX_TENSORS: Final = 2_000
+"""Of a model of experts there are tens of thousands: more are listed only where `verbose` asks for them."""
+
 MAX_HASHED_BYTES: Final = 2**20
 """A larger upload is refused unread."""
 
@@ -162,8 +165,10 @@ async def show(request: Request) -> Response:
     except ModelNotFound:
         raise ModelNotFound(referenced(asked.target).name.short) from None
     answer = shown(model, system=asked.system or model.system, options=asked.options)
-    if asked.verbose and model.folder is not None:
-        answer["tensors"] = await asyncio.to_thread(weights.tensors, model.folder)
+    if model.folder is not None:
+        tensors = await asyncio.to_thread(weights.tensors, model.folder)
+        if tensors and (asked.verbose or len(tensors) <= MAX_TENSORS):
+            answer["tensors"] = tensors
     if request.headers.get("user-agent", "").startswith(COPILOT):
         answer["model_info"]["general.basename"] = asked.target
     return json_response(answer)
@@ -273,7 +278,7 @@ async def create(request: Request) -> Response:
     """An alias of a served model with a system prompt, parameters, messages and license of its own."""
     proxy = _administered(request)
     asked = await _asked(request, CreateRequest)
-    name = parsed(asked.target)
+    name = given(asked.target)
     if name is None:
         raise OllamaError(400, INVALID_NAME)
     is_streamed = asked.stream is not False

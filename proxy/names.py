@@ -91,6 +91,14 @@ def referenced(text: str) -> Reference:
     return Reference(name=name, is_cloud=source == "cloud")
 
 
+def given(text: str) -> Name | None:
+    """The name in its parts, for a model that is to have it; None: no legal name, or one that would mean another.
+
+    `m:cloud` and `m:local` cannot be asked for: both are read as `m`.
+    """
+    return None if _without_source(text)[1] else parsed(text)
+
+
 def _without_source(text: str) -> tuple[str, str]:
     base, has_tag, tag = text.rpartition(":")
     suffix = tag.strip().lower()
@@ -107,7 +115,7 @@ def served_name(served_id: str) -> Name:
     A legal id is itself (`Qwen/Qwen3-8B`). Of anything else the last part of the path is kept, with every other
     character turned into `-`.
     """
-    if (name := parsed(served_id)) is not None and not _without_source(served_id)[1]:
+    if (name := given(served_id)) is not None:
         return name
     last = served_id.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
     made = re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-.")[:80]

@@ -8,7 +8,7 @@ exchange with vLLM is paused until there is room again. Nothing is ever queued w
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from starlette.types import Message, Send
 
@@ -26,9 +26,22 @@ class Source(Protocol):
 class Outlet:
     """Sends a streamed answer to one client."""
 
-    def __init__(self, send: Send, source: Source, *, stall_timeout_s: float, stalled: Callable[[], None]) -> None:
-        """`stalled` is called where the client has taken nothing for `stall_timeout_s`."""
+    def __init__(
+        self,
+        send: Send,
+        source: Source,
+        *,
+        stall_timeout_s: float,
+        stalled: Callable[[], None],
+        piece_send: Send | None = None,
+    ) -> None:
+        """`stalled` is called where the client has taken nothing for `stall_timeout_s`.
+
+        `piece_send` is the server's own `send`, around which middleware has wrapped `send` to see how answers begin:
+        pieces of a body, one for every token, need not pass all of it.
+        """
         self._send = send
+        self._piece_send = piece_send or send
         self._source = source
         self._stall_timeout_s = stall_timeout_s
         self._stalled = stalled
@@ -62,8 +75,8 @@ class Outlet:
         if self._task is not None:
             self._waiting.append(message)
             return
-        step = self._send(message)
-        assert isinstance(step, Coroutine)
+        send = self._piece_send if message["type"] == "http.response.body" else self._send
+        step = cast(Coroutine[Any, Any, None], send(message))
         try:
             obstacle = step.send(None)
         except StopIteration:

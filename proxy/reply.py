@@ -163,6 +163,7 @@ class Reply:
         self._stamp = Stamp()
         self._name = unsplittable(_encode(model))
         self.model = model
+        self._all: list[str] = []
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._logprobs: list[Any] = []
@@ -207,7 +208,8 @@ class Reply:
         try:
             for event in self._events.feed(data):
                 if event == b"[DONE]":
-                    self._close(lines)
+                    if not self.lacks_usage:
+                        self._close(lines)
                     break
                 chunk = _decode(event)
                 if self._is_plain and (text := _plain_text(chunk)):
@@ -222,6 +224,20 @@ class Reply:
             self.failure = why
         return lines[0] if len(lines) == 1 else b"".join(lines)
 
+    @property
+    def lacks_usage(self) -> bool:
+        """vLLM has not told how many tokens there were: somebody has to count (`counted`) before the end."""
+        return self._usage is None and not self._seen_tokens
+
+    @property
+    def said(self) -> str:
+        """Everything that was generated, to be counted where vLLM does not."""
+        return "".join(self._all)
+
+    def counted(self, *, prompt_tokens: int, tokens: int) -> None:
+        """Take the place of the usage that vLLM did not send."""
+        self._usage = _Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens)
+
     def end(self) -> bytes:
         """vLLM's answer is over: the last line, or the failure where it ended too early."""
         lines: list[bytes] = []
@@ -233,6 +249,9 @@ class Reply:
         """The answer of a request that was not streamed from vLLM."""
         try:
             event = _decode(data)
+            for choice in event.choices:
+                for index, call in enumerate((choice.message and choice.message.tool_calls) or ()):
+                    call.index = index  # a whole answer numbers its calls by their places
             self._take(event, [])
         except msgspec.DecodeError:
             self.failure = UpstreamBroke("the model server's answer cannot be read")
@@ -267,7 +286,7 @@ class Reply:
             text = delta.content or ""
             thinking = delta.reasoning or delta.reasoning_content or ""
             if delta.tool_calls:
-                self._take_calls(delta.tool_calls, lines)
+                self._take_calls(delta.tool_calls)
         if thinking:
             self.has_reasoning = True
             if not self._shows_thinking:
@@ -282,6 +301,7 @@ class Reply:
     def _say(self, text: str, thinking: str, logprobs: Any, lines: list[bytes]) -> None:
         """One line of text, or a piece of the whole answer."""
         self._mark()
+        self._all += (thinking, text)
         items = converted_logprobs(logprobs) if self._has_logprobs and logprobs is not None else None
         if not self._is_streamed:
             self._text.append(text)
@@ -301,6 +321,7 @@ class Reply:
 
     def _line(self, text: str) -> bytes:
         """One line of nothing but text: what nearly every token becomes, so this is the path to keep short."""
+        self._all.append(text)
         now_ns = self._last_ns = self._steady_ns()
         if self._first_ns is None:
             self._first_ns = now_ns
@@ -317,13 +338,12 @@ class Reply:
 
     # ------------------------------------------------------------ tools
 
-    def _take_calls(self, pieces: list[_Call], lines: list[bytes]) -> None:
-        """Fragments are joined by index; a call is told when the next begins, for then it is whole."""
+    def _take_calls(self, pieces: list[_Call]) -> None:
+        """Fragments are joined by index. Calls are told at the end, since fragments of several may come mixed."""
         self._mark()
         for piece in pieces:
             call = self._calls.get(piece.index)
             if call is None:
-                self._tell_calls(lines, below=piece.index)
                 call = self._calls[piece.index] = _Call(index=piece.index, function=_Function(name="", arguments=""))
             if piece.id:
                 call.id = piece.id
@@ -331,10 +351,9 @@ class Reply:
                 call.function.name = (call.function.name or "") + (piece.function.name or "")
                 call.function.arguments = (call.function.arguments or "") + (piece.function.arguments or "")
 
-    def _tell_calls(self, lines: list[bytes], *, below: int | None = None) -> None:
-        ready = sorted(index for index in self._calls if below is None or index < below)
+    def _tell_calls(self, lines: list[bytes]) -> None:
         told: list[dict[str, Any]] = []
-        for index in ready:
+        for index in sorted(self._calls):
             call = self._calls.pop(index)
             assert call.function is not None
             arguments = parsed_arguments(call.function.arguments or "")

@@ -18,6 +18,8 @@ from proxy.gojson import ANY, BOOL, INT, RAW, STRING, Blob, Checked, Fields, Ite
 # ---------------------------------------------------------------------------------------------------------------------
 # Caps: more than anybody sends, little enough to bound one request's work
 
+MAX_VALUES: Final = 2_000_000
+"""Of one body, as `gojson.most_values` counts: 64 MiB of `{},` would otherwise become gigabytes."""
 MAX_MESSAGES: Final = 10_000
 MAX_TOOLS: Final = 512
 MAX_INPUTS: Final = 10_000
@@ -239,6 +241,8 @@ def _kept_alive(value: object) -> float | None:
     if isinstance(value, str):
         seconds = duration_s(value)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if gojson.is_beyond_float(value):
+            raise gojson.Refused("time: invalid duration")
         seconds = float(value)
     else:
         raise gojson.Refused(f"Unsupported type: '{_GO_TYPES.get(type(value), type(value).__name__)}'")
@@ -261,7 +265,7 @@ def duration_s(text: str) -> float:
     rest = text[1:] if text[:1] in ("-", "+") else text
     if rest == "0":
         return 0.0
-    if not rest:
+    if not rest or len(rest) > gojson.LONGEST_QUOTE:
         raise invalid
     total_ns, place = 0, 0
     while place < len(rest):
@@ -294,7 +298,7 @@ def duration_s(text: str) -> float:
 def _quoted_duration(text: str) -> str:
     """As Go's package time quotes: what is not plain ASCII byte by byte."""
     said = []
-    for byte in text.encode():
+    for byte in text[: gojson.LONGEST_QUOTE].encode():
         if byte in b'"\\':
             said.append("\\" + chr(byte))
         elif byte < 0x20 or byte >= 0x80:
@@ -340,7 +344,7 @@ _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 class _ToolFunction(msgspec.Struct):
     index: _Int64 | None = None
     name: str | None = None
-    arguments: dict[str, object] | None = None
+    arguments: dict[str, object] | str | None = None
 
 
 class _ToolCall(msgspec.Struct):
@@ -560,10 +564,12 @@ def decoded(
 
     Raises:   OllamaError: 400, in Go's words, or ours for a cap.
     """
+    if len(body) > MAX_VALUES and gojson.most_values(body) > MAX_VALUES:
+        raise OllamaError(400, f"too many values in the request: at most {MAX_VALUES} are taken")
     try:
         request = _request(_wire(body, kind), kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, gojson.Refused):
-        request = _request_as_go(body, kind, max_depth=max_depth)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, gojson.Refused) as why:
+        request = _request_as_go(body, kind, why, max_depth=max_depth)
     else:
         if gojson.depth(body, limit=max_depth) > max_depth:
             raise OllamaError(400, "exceeded max depth")
@@ -571,8 +577,12 @@ def decoded(
     return request
 
 
-def _request_as_go(body: bytes, kind: type[T], *, max_depth: int) -> T:
+def _request_as_go(body: bytes, kind: type[T], why: Exception, *, max_depth: int) -> T:
     """The request as Go decodes it, slower by two orders of magnitude, or its refusal in Go's words."""
+    if isinstance(why, RecursionError):
+        raise OllamaError(400, "exceeded max depth")
+    if not gojson.is_explained(body):
+        raise OllamaError(400, f"invalid JSON: {why}")
     try:
         raw = gojson.first_value(body, max_depth=max_depth)
         found = gojson.value(raw, _GO_SHAPES[kind], root=_go_name(kind))
@@ -616,8 +626,14 @@ def _tool_call(found: _ToolCall | None) -> ToolCall:
     if not found or not found.function:
         return ToolCall(id=(found.id or "") if found else "")
     called = found.function
-    function = ToolFunction(index=called.index or 0, name=called.name or "", arguments=called.arguments or {})
+    arguments = called.arguments or {}
+    if isinstance(arguments, str):
+        arguments = _decoded_arguments(arguments.encode())
+    function = ToolFunction(index=called.index or 0, name=called.name or "", arguments=arguments)
     return ToolCall(id=found.id or "", function=function)
+
+
+_decoded_arguments = msgspec.json.Decoder(dict[str, object]).decode
 
 
 def _tools(raw: msgspec.Raw) -> list[dict[str, object]]:
@@ -661,6 +677,12 @@ def _texts_by_name(found: dict[str, str | None]) -> dict[str, str]:
     return {name: text or "" for name, text in found.items()}
 
 
+def _any_map(found: dict[str, object]) -> dict[str, object]:
+    if any(map(gojson.is_beyond_float, found.values())):
+        raise gojson.Refused
+    return found
+
+
 _FINISH: Final[dict[str, Callable[[Any], object]]] = {
     "keep_alive": _kept_alive,
     "think": _thought,
@@ -668,6 +690,9 @@ _FINISH: Final[dict[str, Callable[[Any], object]]] = {
     "tools": _tools,
     "format": _format,
     "input": _input,
+    "options": _any_map,
+    "parameters": _any_map,
+    "info": _any_map,
     "images": _blobs,
     "context": _ids,
     "files": _texts_by_name,
@@ -754,7 +779,7 @@ def _option(name: str, value: object, kind: str) -> object:
     if kind == _INTEGER and is_number:
         return _truncated(cast("float", value))
     if kind == _FLOAT and is_number:
-        return float(cast("float", value))
+        return math.inf if gojson.is_beyond_float(value) else float(cast("float", value))
     if kind == _BOOLEAN and isinstance(value, bool):
         return value
     if kind == _TEXTS and isinstance(value, list):

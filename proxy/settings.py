@@ -23,6 +23,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 11434
     workers: int = 1
 
+    is_supervised: bool = False
+    """Somebody starts vLLM again when it ends (`harness serve`): while it is away, clients are told to wait."""
+
     api_key: str | None = None
     """Asked of clients as `Authorization: Bearer …` on everything but `/`; None: of nobody."""
 

@@ -288,6 +288,8 @@ def generate_asked(request: GenerateRequest, model: Model, *, settings: Settings
     plain = completion_prompt(request, model)
     if plain is not None:
         body["prompt"] = plain
+        if request.suffix and not request.raw and model.fim is None:
+            body["suffix"] = request.suffix
         if not request.raw:
             body["return_token_ids"] = True
         if request.logprobs:
@@ -319,8 +321,10 @@ def completion_prompt(request: GenerateRequest, model: Model) -> str | None:
     if request.raw:
         return request.prompt
     if request.suffix:
-        if model.fim is None:
+        if "insert" not in model.capabilities:
             raise OllamaError(400, f"{full_name(request.model)} does not support insert")
+        if model.fim is None:
+            return request.prompt  # vLLM knows this model's tokens, and gets the suffix as a field
         prefix, suffix, middle = model.fim
         return f"{prefix}{request.prompt}{suffix}{request.suffix}{middle}"
     if request.template:

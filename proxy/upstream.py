@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import httpx
 import msgspec
 
-from proxy.errors import OllamaError, UpstreamBroke, UpstreamNotReady, UpstreamRefused, UpstreamUnreachable
+from proxy.errors import OllamaError, UpstreamBroke, UpstreamNotReady, UpstreamRefused, unreachable
 from proxy.settings import Settings, UpstreamAddress
 from proxy.wire import Wire
 
@@ -82,6 +82,7 @@ class Upstream:
     def __init__(self, address: UpstreamAddress, settings: Settings) -> None:
         self.address = address
         self._settings = settings
+        self._is_supervised = settings.is_supervised
         self._tasks: tuple[float, frozenset[str]] | None = None
         key = settings.upstream_api_key
         self._http = httpx.AsyncClient(
@@ -185,8 +186,9 @@ class Upstream:
             for task, (status, _) in zip(TASK_PATHS, answers, strict=True)
             if status == httpx.codes.METHOD_NOT_ALLOWED
         )
-        self._tasks = (now_s, found)
-        return found
+        # A server that hides its routes from GET is taken for one that generates, as nearly all do.
+        self._tasks = (now_s, found or frozenset({"generate"}))
+        return self._tasks[1]
 
     async def _asked(
         self, method: str, path: str, body: dict[str, object] | None, kind: type[T], *, timeout_s: float | None
@@ -212,10 +214,10 @@ class Upstream:
                     return await self._attempt(method, path, content)
                 except httpx.TransportError as error:
                     self._tasks = None
-                    raise _lost(error) from None
+                    raise _lost(error, is_supervised=self._is_supervised) from None
             except httpx.TransportError as error:
                 self._tasks = None
-                raise _lost(error) from None
+                raise _lost(error, is_supervised=self._is_supervised) from None
 
     async def _attempt(self, method: str, path: str, content: bytes | None) -> tuple[int, bytes]:
         headers = {} if content is None else {"content-type": "application/json"}
@@ -228,10 +230,10 @@ class Upstream:
             return answer.status_code, bytes(whole)
 
 
-def _lost(error: httpx.TransportError) -> OllamaError:
-    """Nothing was there (502), or it went away before its answer was whole (500)."""
+def _lost(error: httpx.TransportError, *, is_supervised: bool) -> OllamaError:
+    """Nothing was there, or it went away before its answer was whole (500)."""
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)):
-        return UpstreamUnreachable()
+        return unreachable(is_supervised=is_supervised)
     return UpstreamBroke()
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from proxy.errors import UpstreamBroke, UpstreamUnreachable
+from proxy.errors import UpstreamBroke, unreachable
 from proxy.settings import Settings, UpstreamAddress
 
 log = logging.getLogger(__name__)
@@ -242,6 +242,7 @@ class Wire:
         self._host = parts.hostname or "127.0.0.1"
         self._tls = parts.scheme == "https"
         self._port = parts.port or (443 if self._tls else 80)
+        self._is_supervised = settings.is_supervised
         self._connect_timeout_s = settings.connect_timeout_s
         self.read_timeout_s = settings.read_timeout_s
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -255,7 +256,7 @@ class Wire:
     async def post(self, path: str, body: bytes, *, headers: Mapping[str, str] | None = None) -> Exchange:
         """Send a request; comes back with status and headers there, the body still to come (`deliver` or `read`).
 
-        Raises UpstreamUnreachable where nothing answers, UpstreamBroke where the connection is lost before an answer.
+        Raises `unreachable` where nothing answers, UpstreamBroke where the connection is lost before an answer.
         A kept connection that dies unanswered is vLLM's idle limit at work: such a request is sent once more.
         """
         head = {"content-type": "application/json", **(headers or {})}
@@ -312,7 +313,7 @@ class Wire:
                 )
         except (OSError, TimeoutError) as why:
             log.warning("vLLM cannot be reached: %s", why)
-            raise UpstreamUnreachable from why
+            raise unreachable(is_supervised=self._is_supervised) from why
         return connection
 
     async def _answered(self, exchange: Exchange) -> Exchange:

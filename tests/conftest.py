@@ -18,8 +18,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The folder is the marker: accuracy, e2e, gpu."""
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in {"accuracy", "e2e", "gpu"}:
-            item.add_marker(folder)
+        if marker := {"clients": "e2e"}.get(folder, folder if folder in {"accuracy", "e2e", "gpu"} else None):
+            item.add_marker(marker)
 
 
 @pytest.fixture

@@ -144,6 +144,7 @@ def test_every_exit_code_stands_in_the_readme_and_no_other():
 
 
 def test_every_command_can_print_json():
-    commands = [c for c in cli.cli.commands.values() if not isinstance(c, click.Group)]
+    # `proxy` hands all its words on to a program of its own.
+    commands = [c for name, c in cli.cli.commands.items() if not isinstance(c, click.Group) and name != "proxy"]
     for command in [*commands, *cli.models_group.commands.values()]:
         assert {"--json", "--results"} <= {option for parameter in command.params for option in parameter.opts}

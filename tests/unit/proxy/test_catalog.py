@@ -499,6 +499,7 @@ def test_a_copy_onto_itself_changes_nothing(made: Made, run: Run) -> None:
         ('a b"q', "x", 400, 'source "a b\\"q" is invalid'),
         ("llama3", "", 400, 'destination "" is invalid'),
         ("llama3", "a b", 400, 'destination "a b" is invalid'),
+        ("llama3", "x:cloud", 400, 'destination "x:cloud" is invalid'),
         ("nosuch", "x", 404, 'model "nosuch" not found'),
     ],
 )
@@ -562,6 +563,33 @@ def test_delete_refuses_in_ollamas_words(made: Made, run: Run, text: str, status
     with pytest.raises(OllamaError) as caught:
         run(made(Vllm(card())).delete(text))
     assert (caught.value.status, caught.value.text) == (status, told)
+
+
+def test_a_name_of_the_cloud_deletes_no_alias_of_ours(made: Made, run: Run) -> None:
+    catalog = made(Vllm(card()))
+    run(catalog.copy("llama3", "mine"))
+    with pytest.raises(ModelNotFound):
+        run(catalog.delete("mine:cloud"))
+    assert run(catalog.find("mine"))
+
+
+def test_copies_made_at_once_are_all_kept(made: Made, run: Run) -> None:
+    catalog = made(Vllm(card()))
+
+    async def many() -> None:
+        await asyncio.gather(*(catalog.copy("llama3", f"c{number}") for number in range(30)))
+
+    run(many())
+    assert len(run(catalog.models())) == 31
+
+
+def test_a_server_that_answers_nonsense_does_not_hide_the_others(
+    made: Made, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, whole = Vllm(card("a")), Vllm(card("b"))
+    broken.down = ZeroDivisionError("a mistake of ours")  # type: ignore[assignment]
+    assert [model.name for model in run(made(broken, whole).models())] == ["b:latest"]
+    assert "could not be understood" in caplog.text
 
 
 def test_an_alias_whose_model_is_gone_is_not_shown_and_not_lost(made: Made, run: Run, clock: HandClock) -> None:

@@ -186,8 +186,8 @@ def test_fragments_of_two_parallel_calls_become_two_whole_calls() -> None:
     answer = told(
         reply(),
         delta(tool_calls=[call(0, '{"ci', "weather", "call_a")]),
-        delta(tool_calls=[call(0, 'ty":"Paris"}')]),
         delta(tool_calls=[call(1, "", "time", "call_b")]),
+        delta(tool_calls=[call(0, 'ty":"Paris"}')]),
         delta(tool_calls=[call(1, "{}")]),
         delta(finish="tool_calls"),
         usage(),
@@ -199,7 +199,7 @@ def test_fragments_of_two_parallel_calls_become_two_whole_calls() -> None:
         {"id": "call_b", "function": {"index": 1, "name": "time", "arguments": {}}},
     ]
     assert all(line["message"]["content"] == "" for line in answer)
-    assert [line["done"] for line in answer] == [False, False, True]
+    assert [line["done"] for line in answer] == [False, True]
     assert answer[-1]["done_reason"] == "stop"
 
 

@@ -213,7 +213,7 @@ def test_what_pydantic_complains_of_is_one_line() -> None:
         "failed to open /root/.cache/huggingface/hub/model.safetensors",
         "cannot reach http://10.0.0.7:8000/v1/models",
         "cannot reach 10.0.0.7:8000",
-        'boom\nTraceback (most recent call last):\n  File "/usr/lib/python3/vllm/engine.py", line 3, in run\nKeyError: 1',
+        'boom\nTraceback (most recent call last):\n  File "/usr/lib/vllm/engine.py", line 3, in run\nKeyError: 1',
         "<vllm.Engine object at 0x7f11deadbeef>",
     ],
 )
