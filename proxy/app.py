@@ -71,14 +71,14 @@ class Proxy:
 
 
 ROUTES: tuple[tuple[tuple[str, ...], str, Handler, type | None], ...] = (
+    (("POST",), "/api/chat", generation.chat, ChatRequest),
+    (("POST",), "/api/generate", generation.generate, GenerateRequest),
     (("GET", "HEAD"), "/", library.root, None),
     (("GET", "HEAD"), "/api/version", library.version, None),
     (("GET",), "/api/status", library.status, None),
     (("GET", "HEAD"), "/api/tags", library.tags, None),
     (("GET",), "/api/ps", library.ps, None),
     (("POST",), "/api/show", library.show, ShowRequest),
-    (("POST",), "/api/generate", generation.generate, GenerateRequest),
-    (("POST",), "/api/chat", generation.chat, ChatRequest),
     (("POST",), "/api/embed", embedding.embed, EmbedRequest),
     (("POST",), "/api/embeddings", embedding.embeddings, EmbeddingsRequest),
     (("POST",), "/api/pull", library.pull, PullRequest),
@@ -92,7 +92,7 @@ ROUTES: tuple[tuple[tuple[str, ...], str, Handler, type | None], ...] = (
     (("POST",), "/api/signout", library.signout, None),
     (("GET",), "/api/experimental/model-recommendations", library.recommendations, None),
 )
-"""Ollama's own paths; /v1 is `passthrough.ROUTES`."""
+"""Ollama's own paths, those asked most first, since they are tried in order; /v1 is `passthrough.ROUTES`."""
 
 
 def created(settings: Settings) -> ASGIApp:

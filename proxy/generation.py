@@ -59,7 +59,7 @@ async def generate(request: Request) -> Response:
     if asked.debug_render_only:
         return await rendered_only(asked, upstream_request, model, kind="generate")
     if asked.context:
-        turn = await turn_ids(upstream_request, model)
+        turn = await turn_ids(upstream_request, model, has_context=True)
         upstream_request = translate.continued(upstream_request, [*asked.context, *turn], asked)
     reply = Reply(
         kind="generate",
@@ -175,10 +175,12 @@ def created_at() -> str:
     return Stamp()(Clock.wall_ns()).decode()
 
 
-async def turn_ids(asked: Asked, model: Model) -> list[int]:
-    """Token ids of a chat as vLLM's template renders it, ready to be answered."""
-    names = ("messages", "tools", "chat_template_kwargs", "continue_final_message", "add_generation_prompt")
+async def turn_ids(asked: Asked, model: Model, *, has_context: bool = False) -> list[int]:
+    """Token ids of what vLLM is asked, as its template renders it; after a context, without a beginning of text."""
+    names = ("messages", "tools", "chat_template_kwargs", "continue_final_message", "add_generation_prompt", "prompt")
     fields: dict[str, Any] = {name: asked.body[name] for name in names if name in asked.body}
+    if has_context and "prompt" in fields:
+        fields["add_special_tokens"] = False
     return await model.upstream.tokenized({"model": model.served_id, **fields})
 
 
@@ -289,12 +291,7 @@ class Generation(Response):
         """Count tokens by vLLM's own tokenizer, where its answer did not bring the usage that was asked for."""
         upstream, model = self._model.upstream, self._model.served_id
         prompt = self._asked.body.get("prompt")
-        if prompt is None:
-            prompt_ids = await turn_ids(self._asked, self._model)
-        elif isinstance(prompt, str):
-            prompt_ids = await upstream.tokenized({"model": model, "prompt": prompt})
-        else:
-            prompt_ids = prompt
+        prompt_ids = prompt if isinstance(prompt, list) else await turn_ids(self._asked, self._model)
         said = await upstream.tokenized({"model": model, "prompt": self._reply.said, "add_special_tokens": False})
         self._reply.counted(prompt_tokens=len(prompt_ids), tokens=len(said))
 

@@ -675,8 +675,8 @@ _TYPES = st.sampled_from([
 _HEADER_NAMES = st.sampled_from([
     b"accept", b"accept-encoding", b"authorization", b"cookie", b"x-forwarded-for", b"x-request-id", b"user-agent",
     b"x-vllm-priority", b"x-data-parallel-rank", b"x-session-id", b"content-encoding", b"origin", b"host", b"range",
-    b"if-none-match", b"te", b"upgrade", b"x-" + b"y" * 300, b"content-language", b"forwarded", b"x-openwebui-user",
-    b"access-control-request-method", b"traceparent", b"x-http-method-override",
+    b"if-none-match", b"trailer", b"via", b"x-" + b"y" * 300, b"content-language", b"forwarded", b"x-openwebui-user",
+    b"access-control-request-method", b"traceparent", b"x-http-method-override", b"upgrade",
 ])  # fmt: skip
 _HEADER_VALUES = st.one_of(
     st.sampled_from([

@@ -294,3 +294,10 @@ def test_35_logprobs_have_one_form_on_every_route(proxy: Proxied, vllm: Fake, st
     ]
     assert all([top["logprob"] for top in it["top_logprobs"]] == [-0.25, -1.25] for it in found)
     assert all(set(top) == {"token", "logprob", "bytes"} for it in found for top in it["top_logprobs"])
+
+
+def test_an_earlier_context_stands_before_a_prompt_with_a_template_of_its_own(proxy: Proxied, vllm: Fake) -> None:
+    asked = {"model": "smollm2", "prompt": "hi", "template": "x{{ .Prompt }}", "context": [1, 2], "stream": False}
+    answer = proxy.http.post("/api/generate", json=asked)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["context"][:2] == [1, 2]

@@ -150,6 +150,7 @@ def send_all(campaign: Campaign, strategy: SearchStrategy[Asked], *, share: str)
         campaign.send(requests)
 
     (batches if SEED is None else seed(int(SEED))(batches))()
+    campaign.look()
     assert campaign.client.sent >= wanted
 
 
