@@ -1,13 +1,17 @@
 """`python -m proxy`, which is also `harness proxy`: flags → Settings, checks that name what to do, uvicorn."""
 
 import contextlib
+import ctypes
+import errno
 import gc
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,12 +26,14 @@ from proxy.errors import OllamaError
 from proxy.guard import is_loopback
 from proxy.names import parsed
 from proxy.schemas import parsed_keep_alive
+from proxy.server import Protocol
 from proxy.settings import Settings, UpstreamAddress
 
 PROGRAM = os.environ.get("PROXY_PROG", "python -m proxy")
 BACKLOG = 2048
+PR_SET_PDEATHSIG = 1
 SETTINGS_VARIABLE = "PROXY_SETTINGS"
-"""How a worker process learns what the first one was told: JSON, in the environment."""
+"""Where a worker process reads what the first one was told: a file, since it may hold keys."""
 
 
 def upstream_address(text: str) -> UpstreamAddress:
@@ -35,14 +41,14 @@ def upstream_address(text: str) -> UpstreamAddress:
     name, separator, url = text.rpartition("=") if "=" in text.split("://", 1)[0] else ("", "", text)
     if not separator:
         url = text
-    parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
+        parts = urlsplit(url)
         port = parts.port
-    except ValueError:
-        raise click.BadParameter(f"{url} has no valid port") from None
+    except ValueError as why:
+        raise click.BadParameter(f"{url} is no http://host:port: {why}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise click.BadParameter(f"{url} is no http://host:port")
-    if parts.path.rstrip("/") not in ("", "/v1") or parts.query or parts.fragment or parts.username:
+    if parts.path.rstrip("/") not in ("", "/v1") or parts.query or parts.fragment or "@" in parts.netloc:
         raise click.BadParameter(f"{url}: only scheme, host and port, without path, query or password")
     if name and parsed(name) is None:
         raise click.BadParameter(f"{name} is no model name as Ollama knows them, such as qwen2.5:1.5b")
@@ -204,8 +210,19 @@ def main(
         seconds = parsed_keep_alive(keep_alive)
     except OllamaError as why:
         raise click.BadParameter(why.text, param_hint="--keep-alive") from None
+    addresses = tuple(upstream_address(text) for text in upstreams)
+    names = [address.name.lower() for address in addresses if address.name]
+    if len(set(names)) != len(names):
+        raise click.BadParameter("two servers cannot have one name", param_hint="--upstream")
+    if not all(math.isfinite(value) for value in (max_body_mib, body_timeout, stall_timeout, read_timeout or 0.0)):
+        raise click.UsageError("limits of size and time are finite numbers")
+    if state_dir is not None:
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as why:
+            raise click.BadParameter(f"{state_dir}: {why.strerror}", param_hint="--state-dir") from None
     settings = Settings(
-        upstreams=tuple(upstream_address(text) for text in upstreams),
+        upstreams=addresses,
         is_supervised=os.environ.get("PROXY_SUPERVISED") == "1",
         host=host,
         port=port,
@@ -237,23 +254,31 @@ def serve(settings: Settings) -> None:
         listener = listening_socket(settings.host, settings.port)
     except OSError as why:
         click.echo(f"error: cannot listen on {settings.host}:{settings.port}: {why.strerror or why}", err=True)
-        click.echo("hint: is Ollama running there? Stop it, or choose another port with --port", err=True)
+        taken = "is Ollama running there? Stop it, or choose another port with --port"
+        hint = taken if why.errno == errno.EADDRINUSE else "--host takes an address of this machine, --port a free port"
+        click.echo(f"hint: {hint}", err=True)
         sys.exit(3)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    # A line for every request that is not HTTP would let a stranger fill the disk.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid HTTP request" not in record.getMessage())
-    with contextlib.ExitStack() as held:
-        runtime = held.enter_context(tempfile.TemporaryDirectory(prefix="ollama-proxy-"))
+    set_up_logging()
+    with tempfile.TemporaryDirectory(prefix="ollama-proxy-") as runtime:
         os.environ["PROXY_RUNTIME_DIR"] = runtime
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{shown}:{listener.getsockname()[1]}"
         if settings.workers == 1:
             _run(settings, listener, address)
         else:
-            os.environ[SETTINGS_VARIABLE] = msgspec.json.encode(settings).decode()
+            told = Path(runtime) / "settings.json"
+            told.touch(mode=0o600)
+            told.write_bytes(msgspec.json.encode(settings))
+            os.environ[SETTINGS_VARIABLE] = str(told)
             click.echo(f"listening on {address}")
             sys.stdout.flush()
             Multiprocess(_config("proxy.__main__:from_environment", workers=settings.workers), [listener]).run()
+
+
+def set_up_logging() -> None:
+    """Warnings to stderr, but no line for every request that is not HTTP: a stranger could fill the disk."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid HTTP request" not in record.getMessage())
 
 
 def _config(app: ASGIApp | str, *, workers: int = 1) -> uvicorn.Config:
@@ -262,7 +287,7 @@ def _config(app: ASGIApp | str, *, workers: int = 1) -> uvicorn.Config:
         factory=isinstance(app, str),
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         access_log=False,
         log_level="warning",
@@ -291,7 +316,10 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 def from_environment() -> ASGIApp:
     """The application of a worker process."""
-    return created(msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=Settings))
+    set_up_logging()
+    if sys.platform == "linux":  # a worker must not outlive who watches it, however that one ends
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    return created(msgspec.json.decode(Path(os.environ[SETTINGS_VARIABLE]).read_bytes(), type=Settings))
 
 
 def _run(settings: Settings, listener: socket.socket, address: str) -> None:
@@ -306,6 +334,16 @@ class _Told(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, address: str) -> None:
         super().__init__(config)
         self._address = address
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End on SIGINT and SIGTERM without raising them anew: what is temporary goes, and the exit code is 0."""
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)

@@ -48,7 +48,7 @@ class Proxy:
         self.upstreams = [Upstream(address, settings) for address in settings.upstreams]
         self.catalog = Catalog(settings, self.upstreams)
         self.residency = Residency(settings)
-        self._room = max(1, settings.max_requests // settings.workers)
+        self._room = -(-settings.max_requests // settings.workers)
         self._running = 0
 
     @contextlib.asynccontextmanager
@@ -63,9 +63,8 @@ class Proxy:
             self._running -= 1
 
     async def aclose(self) -> None:
-        """Close every connection to vLLM, and what the workers share."""
+        """Close every connection to vLLM."""
         await self.catalog.aclose()
-        self.residency.close()
         for upstream in self.upstreams:
             await upstream.aclose()
 

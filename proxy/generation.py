@@ -15,7 +15,7 @@ from proxy.catalog import Model
 from proxy.departure import unless_client_leaves
 from proxy.errors import ModelNotFound, OllamaError, UpstreamBroke
 from proxy.guard import RAW_SEND, read_body
-from proxy.outlet import Outlet
+from proxy.outlet import Outlet, give_up
 from proxy.reply import Clock, Kind, Reply, Stamp, ThinkSplitter
 from proxy.schemas import ChatRequest, GenerateRequest, decoded
 from proxy.settings import Settings
@@ -57,10 +57,7 @@ async def generate(request: Request) -> Response:
         raise OllamaError(400, f"{translate.full_name(asked.model)} does not support vision")
     upstream_request = translate.generate_asked(asked, model, settings=proxy.settings)
     if asked.debug_render_only:
-        return await rendered_only(asked, upstream_request, model, kind="generate")
-    if asked.context:
-        turn = await turn_ids(upstream_request, model, has_context=True)
-        upstream_request = translate.continued(upstream_request, [*asked.context, *turn], asked)
+        return Rendered(proxy, asked, upstream_request, model, kind="generate")
     reply = Reply(
         kind="generate",
         model=asked.model,
@@ -73,7 +70,13 @@ async def generate(request: Request) -> Response:
         has_logprobs=asked.logprobs,
     )
     return Generation(
-        proxy, model, upstream_request, reply, truncates=asked.truncate is not False, keep_alive_s=asked.keep_alive
+        proxy,
+        model,
+        upstream_request,
+        reply,
+        truncates=asked.truncate is not False,
+        keep_alive_s=asked.keep_alive,
+        context=asked.context,
     )
 
 
@@ -99,7 +102,7 @@ async def chat(request: Request) -> Response:
         raise OllamaError(400, f"{translate.full_name(asked.model)} does not support vision")
     upstream_request = translate.chat_asked(asked, model, settings=proxy.settings)
     if asked.debug_render_only:
-        return await rendered_only(asked, upstream_request, model, kind="chat")
+        return Rendered(proxy, asked, upstream_request, model, kind="chat")
     reply = Reply(
         kind="chat",
         model=asked.model,
@@ -146,13 +149,13 @@ def splitter_for(think: Think, model: Model) -> ThinkSplitter | None:
     """Who tells thinking and text apart where vLLM may not: None where nothing is to be told apart."""
     if model.has_reasoning_parser or not translate.is_thinking(think, model):
         return None
-    return ThinkSplitter()
+    return ThinkSplitter(is_inside=model.facts.opens_thinking)
 
 
 @functools.cache
 def warn_of_stops() -> None:
     """Say once, not at every request, that vLLM has to be started for more."""
-    log.warning("vLLM takes %d stop strings, the rest is ignored (VLLM_MAX_STOP_STRINGS)", translate.MAX_STOPS)
+    log.warning("vLLM takes %d stop strings, the rest is ignored (VLLM_MAX_STOP_STRINGS)", translate.VLLM_STOPS)
 
 
 def is_too_long(why: OllamaError) -> bool:
@@ -184,8 +187,30 @@ async def turn_ids(asked: Asked, model: Model, *, has_context: bool = False) -> 
     return await model.upstream.tokenized({"model": model.served_id, **fields})
 
 
-async def rendered_only(request: GenerateRequest | ChatRequest, asked: Asked, model: Model, *, kind: Kind) -> Response:
+class Rendered(Response):
     """What the model would have been prompted with, and how many images; nothing is run."""
+
+    def __init__(
+        self, proxy: "Proxy", request: GenerateRequest | ChatRequest, asked: Asked, model: Model, *, kind: Kind
+    ) -> None:
+        super().__init__()
+        self._proxy = proxy
+        self._work = functools.partial(rendered_only, request, asked, model, kind=kind)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def work() -> None:
+            try:
+                async with self._proxy.admitted():
+                    answer = await self._work()
+            except OllamaError as why:
+                answer = error_response(why.status, why.text)
+            await answer(scope, receive, send)
+
+        await unless_client_leaves(receive, work())
+
+
+async def rendered_only(request: GenerateRequest | ChatRequest, asked: Asked, model: Model, *, kind: Kind) -> Response:
+    """The answer of `Rendered`."""
     if "prompt" in asked.body:
         text = asked.body["prompt"]
     else:
@@ -212,9 +237,19 @@ class Generation(Response):
     """
 
     def __init__(
-        self, proxy: "Proxy", model: Model, asked: Asked, reply: Reply, *, truncates: bool, keep_alive_s: float | None
+        self,
+        proxy: "Proxy",
+        model: Model,
+        asked: Asked,
+        reply: Reply,
+        *,
+        truncates: bool,
+        keep_alive_s: float | None,
+        context: list[int] | None = None,
     ) -> None:
+        """`context`: token ids that stand before what is asked, from an earlier answer."""
         super().__init__()
+        self._context = context
         self._proxy = proxy
         self._model = model
         self._asked = asked
@@ -228,6 +263,9 @@ class Generation(Response):
         async def work() -> None:
             try:
                 async with self._proxy.admitted():
+                    if self._context:
+                        turn = await turn_ids(self._asked, self._model, has_context=True)
+                        self._asked = translate.continued(self._asked, [*self._context, *turn])
                     await self._answer(scope, receive, send)
             except OllamaError as why:
                 if self._outlet is None or not self._outlet.has_started:
@@ -258,7 +296,7 @@ class Generation(Response):
                 exchange,
                 piece_send=scope.get(RAW_SEND, send),
                 stall_timeout_s=self._proxy.settings.stall_timeout_s,
-                stalled=lambda: exchange.end(UpstreamBroke("the client does not read")),
+                stalled=functools.partial(give_up, exchange, scope),
             )
 
             def deliver(data: bytes) -> None:
@@ -298,12 +336,12 @@ class Generation(Response):
     async def _accepted(self) -> Exchange:
         """vLLM's answer, from its status on. Raises what Ollama would say where vLLM refuses."""
         exchange = await self._posted()
-        if exchange.status == 400 and len(self._asked.body.get("stop", [])) > translate.MAX_STOPS:
+        if exchange.status == 400 and len(self._asked.body.get("stop", [])) > translate.VLLM_STOPS:
             refused = refusal(exchange.status, await exchange.read())
             if "stop" not in refused.text:
                 raise refused
             warn_of_stops()
-            self._asked.body["stop"] = self._asked.body["stop"][: translate.MAX_STOPS]
+            self._asked.body["stop"] = self._asked.body["stop"][: translate.VLLM_STOPS]
             exchange = await self._posted()
         if exchange.status >= 300:
             why = await self._refused(exchange)
@@ -313,7 +351,8 @@ class Generation(Response):
             exchange = await self._posted()
             if exchange.status >= 300:
                 raise await self._refused(exchange)
-        self._reply.accepted()
+        if self._asked.is_streamed:
+            self._reply.accepted()
         return exchange
 
     async def _shorten(self) -> None:
@@ -349,6 +388,8 @@ class Generation(Response):
 
     async def _posted(self) -> Exchange:
         body = msgspec.json.encode(self._asked.body)
+        if not self._asked.is_streamed:
+            self._reply.accepted()  # the head of a whole answer comes when all is over
         self._exchange = await self._model.upstream.wire.post(self._asked.path, body)
         return self._exchange
 

@@ -10,7 +10,18 @@ from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any, Protocol, cast
 
-from starlette.types import Message, Send
+from starlette.types import Message, Scope, Send
+
+from proxy.errors import UpstreamBroke
+from proxy.server import ABORT
+from proxy.wire import Exchange
+
+
+def give_up(exchange: Exchange, scope: Scope) -> None:
+    """End vLLM's work and the connection of a client that does not read."""
+    exchange.end(UpstreamBroke("the client does not read"))
+    if (abort := scope.get(ABORT)) is not None:
+        abort()
 
 
 class Source(Protocol):
@@ -35,7 +46,7 @@ class Outlet:
         stalled: Callable[[], None],
         piece_send: Send | None = None,
     ) -> None:
-        """`stalled` is called where the client has taken nothing for `stall_timeout_s`.
+        """`stalled` is called where the client has taken nothing for `stall_timeout_s`: it ends both connections.
 
         `piece_send` is the server's own `send`, around which middleware has wrapped `send` to see how answers begin:
         pieces of a body, one for every token, need not pass all of it.
@@ -60,10 +71,14 @@ class Outlet:
         self._push({"type": "http.response.body", "body": data, "more_body": True})
 
     async def finish(self) -> None:
-        """Send what still waits, and the end."""
-        if self._task is not None:
-            await self._task
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        """Send what still waits, and the end; a client that does not take it within the limit is given up."""
+        try:
+            async with asyncio.timeout(self._stall_timeout_s):
+                if self._task is not None:
+                    await self._task
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            self._stalled()
 
     def close(self) -> None:
         """Give up what still waits."""

@@ -9,6 +9,7 @@ model, so these go through `embedding.py`.
 """
 
 import base64
+import functools
 import logging
 import random
 import re
@@ -40,10 +41,10 @@ from proxy.dialects import (
 )
 from proxy.embedding import Asked, Embedded, Embedding, shortest, texts_of
 from proxy.embedding import found as found_embedder
-from proxy.errors import ModelNotFound, OllamaError, UpstreamBroke
-from proxy.guard import BodyRefused, read_body
+from proxy.errors import ModelNotFound, OllamaError
+from proxy.guard import RAW_SEND, BodyRefused, read_body
 from proxy.names import parsed
-from proxy.outlet import Outlet
+from proxy.outlet import Outlet, give_up
 from proxy.translate import full_name
 from proxy.upstream import refusal
 from proxy.wire import Exchange
@@ -334,7 +335,8 @@ class Relay(Response):
             send,
             exchange,
             stall_timeout_s=self._proxy.settings.stall_timeout_s,
-            stalled=lambda: exchange.end(UpstreamBroke("the client does not read")),
+            stalled=functools.partial(give_up, exchange, scope),
+            piece_send=scope.get(RAW_SEND, send),
         )
         outlet.start(exchange.status, content_type.encode("latin-1"))
         exchange.deliver(outlet.write)

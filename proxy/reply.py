@@ -357,6 +357,8 @@ class Reply:
             call = self._calls.pop(index)
             assert call.function is not None
             arguments = parsed_arguments(call.function.arguments or "")
+            if self._finish == "length" and not call.function.arguments:
+                continue  # cut before the first argument: nobody knows what the model meant to call it with
             if arguments is None:
                 # Cut within the call, or nonsense: what the model wrote is text, not a call with half its arguments.
                 self._say(call.function.arguments or "", "", None, lines)
@@ -380,12 +382,12 @@ class Reply:
             thinking, text = self._splitter.end()
             if text or thinking:
                 self._say(text, thinking, None, lines)
-        self._tell_calls(lines)
         if self._finish not in DONE_REASONS and self._finish in (None, "abort", "error"):
             self.failure = (
                 UpstreamBroke() if self._finish is None else UpstreamBroke("the model server gave the answer up")
             )
             return
+        self._tell_calls(lines)
         self.is_done = True
         if self._is_streamed:
             lines.append(encoded(self._last()) + b"\n")

@@ -51,7 +51,8 @@ class Residency:
         self._directory = directory or runtime_dir()
         self._now_ns = now_ns
         self._entries: dict[str, tuple[int, int]] = {}
-        self._files: dict[str, int] = {}
+        if self._directory is not None:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def used(self, model: Named | str, keep_alive_s: float | None) -> None:
         """Start the model's clock: a request has ended, or has loaded it. 0 unloads; infinite or negative: for ever."""
@@ -87,18 +88,12 @@ class Residency:
             return ends_ns if ends_ns > now_ns else None
         return now_ns + self._default_ns if self._default_ns > 0 else None
 
-    def close(self) -> None:
-        """Close the files; what they hold stays for the other workers."""
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
-
     def _read(self, model: Named | str) -> tuple[int, int]:
         key = _key(model)
         if self._directory is None:
             return self._entries.get(key, _UNUSED)
         try:
-            data = os.pread(self._file(key), _ENTRY.size, 0)
+            data = self._path(key).read_bytes()
         except OSError:
             return _UNUSED
         if len(data) != _ENTRY.size:
@@ -112,17 +107,17 @@ class Residency:
             self._entries[key] = entry
             return
         try:
-            os.pwrite(self._file(key), _ENTRY.pack(*entry), 0)
+            file = os.open(self._path(key), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(file, _ENTRY.pack(*entry), 0)
+            finally:
+                os.close(file)
         except OSError:  # a full disk must not fail a request for a clock that is only shown
             log.warning("the keep-alive clock cannot be written", exc_info=True)
 
-    def _file(self, key: str) -> int:
-        if (file := self._files.get(key)) is None:
-            assert self._directory is not None
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = self._directory / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.clock"
-            file = self._files[key] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        return file
+    def _path(self, key: str) -> Path:
+        assert self._directory is not None
+        return self._directory / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.clock"
 
 
 def _key(model: Named | str) -> str:

@@ -65,7 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Of one image, decoded."""
 
     max_requests: int = 2048
-    """Requests to vLLM at a time over all workers; one more gets 503, as Ollama's full queue does."""
+    """Requests to vLLM at a time, an equal share for each worker; one more gets 503, as Ollama's full queue does."""
 
     body_timeout_s: float = 30.0
     """For a client to send its whole body."""

@@ -15,7 +15,7 @@ from proxy.names import parsed
 from proxy.schemas import ChatRequest, GenerateRequest, Message, ToolCall, checked_options, image_mime
 from proxy.settings import Settings
 
-MAX_STOPS = 4
+VLLM_STOPS = 4
 """vLLM's own limit unless it was started with VLLM_MAX_STOP_STRINGS."""
 
 OLLAMA_SAMPLING: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.0}
@@ -303,16 +303,18 @@ def generate_asked(request: GenerateRequest, model: Model, *, settings: Settings
     return Asked(path="/v1/chat/completions", body=body)
 
 
-def continued(asked: Asked, prompt_ids: list[int], request: GenerateRequest) -> Asked:
-    """`asked`, a chat, as a completion of token ids: an earlier `context` and the new turn after it."""
+def continued(asked: Asked, prompt_ids: list[int]) -> Asked:
+    """`asked` as a completion of token ids: an earlier `context` and the new turn after it."""
     kept = {
         name: value
         for name, value in asked.body.items()
         if name not in ("messages", "chat_template_kwargs", "reasoning_effort", "logprobs", "top_logprobs")
     }
     kept["prompt"] = prompt_ids
-    if request.logprobs:
-        kept["logprobs"] = request.top_logprobs
+    if asked.body.get("logprobs") is True:
+        kept["logprobs"] = asked.body["top_logprobs"]
+    elif "logprobs" in asked.body:
+        kept["logprobs"] = asked.body["logprobs"]
     return Asked(path="/v1/completions", body=kept)
 
 

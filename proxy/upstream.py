@@ -14,7 +14,7 @@ import msgspec
 
 from proxy.errors import OllamaError, UpstreamBroke, UpstreamNotReady, UpstreamRefused, unreachable
 from proxy.settings import Settings, UpstreamAddress
-from proxy.wire import Wire
+from proxy.wire import STALE_S, Wire
 
 KEEPALIVE_S: Final = 4.0
 """Below the 5 s after which vLLM closes an idle connection: one that is reused must not be closing."""
@@ -85,15 +85,19 @@ class Upstream:
         self._is_supervised = settings.is_supervised
         self._tasks: tuple[float, frozenset[str]] | None = None
         key = settings.upstream_api_key
-        self._http = httpx.AsyncClient(
-            base_url=address.url,
-            headers={"accept-encoding": "identity"} | ({"authorization": f"Bearer {key}"} if key else {}),
-            trust_env=False,
-            follow_redirects=False,
-            timeout=httpx.Timeout(None, connect=settings.connect_timeout_s),  # the whole exchange has its own limit
-            limits=httpx.Limits(
-                max_connections=MAX_CONNECTIONS, max_keepalive_connections=8, keepalive_expiry=KEEPALIVE_S
-            ),
+        # Two pools: a tokenizer that hangs must not keep anybody from asking whether vLLM is well.
+        self._http, self._worker = (
+            httpx.AsyncClient(
+                base_url=address.url,
+                headers={"accept-encoding": "identity"} | ({"authorization": f"Bearer {key}"} if key else {}),
+                trust_env=False,
+                follow_redirects=False,
+                timeout=httpx.Timeout(None, connect=settings.connect_timeout_s),  # the whole exchange has its own limit
+                limits=httpx.Limits(
+                    max_connections=MAX_CONNECTIONS, max_keepalive_connections=8, keepalive_expiry=KEEPALIVE_S
+                ),
+            )
+            for _ in range(2)
         )
 
     @cached_property
@@ -106,6 +110,7 @@ class Upstream:
         if "wire" in self.__dict__:
             await self.wire.aclose()
         await self._http.aclose()
+        await self._worker.aclose()
 
     async def models(self, *, timeout_s: float = QUICK_S) -> list[ServedModel]:
         """What /v1/models lists, in its order.
@@ -206,10 +211,14 @@ class Upstream:
     ) -> tuple[int, bytes]:
         """Status and whole body. An idle connection that vLLM closed as it was reused is replaced, once."""
         content = None if body is None else msgspec.json.encode(body)
+        began_s = asyncio.get_running_loop().time()
         async with asyncio.timeout(timeout_s):
             try:
                 return await self._attempt(method, path, content)
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+                if asyncio.get_running_loop().time() - began_s > STALE_S:
+                    self._tasks = None
+                    raise _lost(error, is_supervised=self._is_supervised) from None
                 try:
                     return await self._attempt(method, path, content)
                 except httpx.TransportError as error:
@@ -221,7 +230,8 @@ class Upstream:
 
     async def _attempt(self, method: str, path: str, content: bytes | None) -> tuple[int, bytes]:
         headers = {} if content is None else {"content-type": "application/json"}
-        async with self._http.stream(method, path, content=content, headers=headers) as answer:
+        client = self._http if content is None else self._worker
+        async with client.stream(method, path, content=content, headers=headers) as answer:
             whole = bytearray()
             async for piece in answer.aiter_raw():
                 whole += piece

@@ -85,6 +85,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     modified_ns: int | None = None
 
     @property
+    def opens_thinking(self) -> bool:
+        """Whether the prompt itself ends with `<think>`, so that answers begin within the thinking (R1, QwQ)."""
+        _, _, tail = (self.template or "").rpartition("add_generation_prompt")
+        return "<think>" in tail and "</think>" not in tail
+
+    @property
     def mentions_tools(self) -> bool | None:
         """None: no template was found."""
         return None if self.template is None else "tools" in self.template or "tool_call" in self.template

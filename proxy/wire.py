@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 IDLE_S = 4.0
 """vLLM's server closes a connection after 5 s without a request (VLLM_HTTP_TIMEOUT_KEEP_ALIVE)."""
 
+STALE_S = 0.5
+"""A kept connection that was closing already says so at once; one that is lost later took the request with it."""
+
 MAX_IDLE = 256
 MAX_WHOLE_BYTES = 256 * 2**20
 """Of an answer that is read whole; the largest are embeddings of a long list."""
@@ -43,6 +46,9 @@ class Exchange:
         """Resolves with None after the last byte, with the error where the answer broke off."""
 
         self.got_bytes = False
+        self.was_lost = False
+        """The connection ended under it, by vLLM's doing and not by ours."""
+
         self._connection: _Connection | None = connection
         self._sink: Callable[[bytes], None] | None = None
         self._early: list[bytes] = []
@@ -210,6 +216,7 @@ class _Connection(asyncio.Protocol):
         is_ended_by_close = exchange.answered.done() and not (
             "content-length" in exchange.headers or "transfer-encoding" in exchange.headers
         )
+        exchange.was_lost = True
         exchange.end(None if is_ended_by_close and exc is None else UpstreamBroke())
 
     # ------------------------------------------------------------ httptools
@@ -257,7 +264,7 @@ class Wire:
         """Send a request; comes back with status and headers there, the body still to come (`deliver` or `read`).
 
         Raises `unreachable` where nothing answers, UpstreamBroke where the connection is lost before an answer.
-        A kept connection that dies unanswered is vLLM's idle limit at work: such a request is sent once more.
+        A kept connection that is lost at once, unanswered, was closing already: such a request is sent once more.
         """
         head = {"content-type": "application/json", **(headers or {})}
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
@@ -269,8 +276,10 @@ class Wire:
         )
         kept = self._kept()
         if kept is not None:
+            began_s = time.monotonic()
             exchange = await self._answered(kept.begin(request))
-            if exchange.status or exchange.got_bytes:
+            is_stale = exchange.was_lost and not exchange.got_bytes and time.monotonic() - began_s < STALE_S
+            if not is_stale:
                 return _with_status(exchange)
         exchange = await self._answered((await self._connected()).begin(request))
         return _with_status(exchange)

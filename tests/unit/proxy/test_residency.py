@@ -132,14 +132,11 @@ def test_workers_share_one_clock(tmp_path: Path, clock: HandClock) -> None:
     assert other.expires_ns("m:latest", is_alias=False) == START + 50 * S
     other.unload("m:latest")
     assert one.expires_ns("m:latest", is_alias=False) is None
-    one.close()
-    other.close()
 
 
 def test_a_name_is_no_file_name(tmp_path: Path) -> None:
     residency = Residency(Settings(upstreams=()), directory=tmp_path / "run")
     residency.used("../../x", 5.0)
-    residency.close()
     assert [file.suffix for file in (tmp_path / "run").iterdir()] == [".clock"]
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
@@ -153,5 +150,4 @@ def test_a_request_costs_microseconds(tmp_path: Path) -> None:
         for _ in range(200):
             residency.used("m", None)
         best_s = min(best_s, (time.perf_counter() - began_s) / 200)
-    residency.close()
     assert best_s < 100e-6

@@ -459,7 +459,7 @@ def test_logprobs_are_asked_for_in_each_routes_own_way() -> None:
 def test_a_context_is_completed_as_ids_without_what_only_chats_have() -> None:
     request = GenerateRequest(model="m", prompt="hi", context=[1], logprobs=True, top_logprobs=2, think="low")
     asked = generate_asked(request, THINKER, settings=OLLAMA)
-    done = continued(asked, [1, 2, 3], request)
+    done = continued(asked, [1, 2, 3])
     assert (done.path, done.body["prompt"], done.body["logprobs"]) == ("/v1/completions", [1, 2, 3], 2)
     assert not {"messages", "chat_template_kwargs", "reasoning_effort", "top_logprobs"} & done.body.keys()
     assert done.body["max_tokens"] == 2048
@@ -653,7 +653,7 @@ def test_any_prompt_sends_known_fields_within_vllms_ranges(
     asked = generate_asked(request, to, settings=settings)
     assert_known(asked)
     if request.context and "messages" in asked.body:
-        assert_known(continued(asked, [1, 2], request))
+        assert_known(continued(asked, [1, 2]))
 
 
 @given(options, st.integers(1, 2**20), st.sampled_from([OLLAMA, BARE]))
