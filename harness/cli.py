@@ -731,7 +731,7 @@ def serve_command(
         api_key_file=api_key_file,
         has_tools=not no_tools,
         ready_timeout_s=ready_timeout_s,
-        proxy_flags=parsed_flags(proxy_flags),
+        proxy_flags=parsed_flags(proxy_flags, option="--proxy-flag", example="num-ctx=reject"),
         vllm_words=vllm_words,
         say=say,
     )
@@ -793,13 +793,13 @@ def at_levels(scenario: Scenario, users: Sequence[int]) -> Scenario:
     return msgspec.structs.replace(scenario, load=msgspec.structs.replace(scenario.load, users=tuple(users)))
 
 
-def parsed_flags(words: Sequence[str]) -> Flags:
+def parsed_flags(words: Sequence[str], *, option: str = "--flag", example: str = "max-num-seqs=64") -> Flags:
     """["max-num-seqs=64", "enforce-eager=true"] as flags; raises UsageError for a word of another form."""
     out: Flags = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name or name.startswith("-"):
-            raise UsageError(f"--flag {word!r} is not NAME=VALUE", hint="for example --flag max-num-seqs=64")
+            raise UsageError(f"{option} {word!r} is not NAME=VALUE", hint=f"for example {option} {example}")
         out[name] = parsed_value(value)
     return out
 
@@ -859,7 +859,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         code = told(UsageError(error.format_message()), is_json=is_json)
     except (KeyboardInterrupt, click.Abort):
-        code = told(Interrupted("interrupted", hint="what was measured is kept in the results folder"), is_json=is_json)
+        code = told(
+            Interrupted("interrupted", hint="whatever was measured is kept in the results folder"), is_json=is_json
+        )
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         code = told(

@@ -5,6 +5,7 @@ type and refuses it in Go's words.
 """
 
 import contextlib
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
@@ -36,6 +37,8 @@ from proxy.schemas import (
 )
 from proxy.settings import Settings
 from proxy.upstream import Upstream
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -101,6 +104,9 @@ def created(settings: Settings) -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await proxy.catalog.models()  # the first request need not wait for it; a vLLM that is away is no fault
+        for upstream in proxy.upstreams:
+            if not settings.is_supervised and not await upstream.is_healthy():
+                log.warning("vLLM does not answer at %s yet: its models are listed when it does", upstream.address.url)
         yield
         await proxy.aclose()
 

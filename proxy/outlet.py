@@ -8,7 +8,7 @@ exchange with vLLM is paused until there is room again. Nothing is ever queued w
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from starlette.types import Message, Scope, Send
 
@@ -64,11 +64,11 @@ class Outlet:
         """Send status and headers."""
         self.has_started = True
         headers = [(b"content-type", content_type)]
-        self._push({"type": "http.response.start", "status": status, "headers": headers})
+        self._push({"type": "http.response.start", "status": status, "headers": headers}, self._send)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""
-        self._push({"type": "http.response.body", "body": data, "more_body": True})
+        self._push({"type": "http.response.body", "body": data, "more_body": True}, self._piece_send)
 
     async def finish(self) -> None:
         """Send what still waits, and the end; a client that does not take it within the limit is given up."""
@@ -86,12 +86,11 @@ class Outlet:
         if self._task is not None:
             self._task.cancel()
 
-    def _push(self, message: Message) -> None:
+    def _push(self, message: Message, send: Send) -> None:
         if self._task is not None:
             self._waiting.append(message)
             return
-        send = self._piece_send if message["type"] == "http.response.body" else self._send
-        step = cast(Coroutine[Any, Any, None], send(message))
+        step: Any = send(message)
         try:
             obstacle = step.send(None)
         except StopIteration:

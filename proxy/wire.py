@@ -192,7 +192,8 @@ class _Connection(asyncio.Protocol):
             self.close()  # vLLM speaks without having been asked
             return
         exchange.got_bytes = True
-        self._last_byte_s = time.monotonic()
+        if self._timer is not None:
+            self._last_byte_s = time.monotonic()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as why:
