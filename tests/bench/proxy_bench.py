@@ -58,6 +58,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     parser.add_argument("--bars", action="store_true", help=f"exit with {MISSED_BAR} if a bar is missed")
     chosen = parser.parse_args(given)
+    chosen.peers = chosen.peers.resolve()  # the peers run in folders of their own
     chosen.only = [name.strip() for name in chosen.only.split(",") if name.strip()]
     if unknown := set(chosen.only) - set(NAMES):
         parser.error(f"unknown scenario: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")

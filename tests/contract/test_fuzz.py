@@ -399,14 +399,17 @@ def test_a_body_that_never_comes_is_given_up_and_keeps_nobody_waiting(campaign: 
 
 
 def test_clients_that_leave_at_once_leave_nothing(campaign: Campaign, vllm: Fake) -> None:
-    left_before = vllm.http.get("/_running").json()["aborted"]
+    """As many rounds as it takes to have 100 clients leave while vLLM works: on a busy machine some leave before."""
+    before = vllm.http.get("/_running").json()["aborted"]
     for fake in campaign.fakes.values():
-        fake.script({"delay_first_s": 0.3, "times": None})
+        fake.script({"delay_first_s": 5.0, "times": None})
     try:
-        for _ in range(4):
-            all_told(campaign, [WHOLE] * 50, within_s=0.1)
-        assert wait_until(lambda: all(fake.running() == 0 for fake in campaign.fakes.values()))
-        assert vllm.http.get("/_running").json()["aborted"] - left_before >= 100
+        for _ in range(12):
+            all_told(campaign, [WHOLE] * 50, within_s=0.5)
+            assert wait_until(lambda: all(fake.running() == 0 for fake in campaign.fakes.values()))
+            if vllm.http.get("/_running").json()["aborted"] - before >= 100:
+                break
+        assert vllm.http.get("/_running").json()["aborted"] - before >= 100
     finally:
         for fake in campaign.fakes.values():
             fake.forget()
