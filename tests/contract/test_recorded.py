@@ -229,6 +229,12 @@ def test_a_deviation_that_is_listed_is_there(deviation: Any, answers: dict[str, 
     assert any(fnmatchcase(it.partition(": ")[0], deviation.where) for it in told), "remove it, here and in the README"
 
 
+def test_every_deviation_stands_in_the_readme() -> None:
+    readme = (Path(__file__).parents[2] / "proxy" / "README.md").read_text(encoding="utf-8")
+    missing = {deviation.case for deviation in DEVIATIONS if f"[`{deviation.case}`]" not in readme}
+    assert not missing
+
+
 @pytest.mark.parametrize(
     ("recorded", "ours"),
     [
