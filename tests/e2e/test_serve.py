@@ -313,7 +313,10 @@ def test_a_real_vllm_is_served_killed_served_again_and_stopped(
     assert workers, "the engine runs in a process of its own, which must not outlive its server"
     first.kill()
     told = answers_after_a_crash(serving)
-    assert {answer.status_code for answer in told} == {200, 503}, serving.said
+    # A request that was under way as vLLM died hears what Ollama says there; from then on it is 503 until vLLM is back.
+    under_way = [answer for answer in told if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR]
+    assert all("unexpected EOF" in answer.text for answer in under_way)
+    assert {answer.status_code for answer in told} - {500} == {200, 503}, serving.said
     assert_gone([first, *workers])
 
     family = serving.family()
