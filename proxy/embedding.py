@@ -19,13 +19,12 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.answers import error_response, json_response
 from proxy.catalog import Model
-from proxy.departure import unless_client_leaves
 from proxy.errors import ModelNotFound, OllamaError, UpstreamBroke
 from proxy.guard import read_body
 from proxy.schemas import MAX_INPUTS, EmbeddingsRequest, EmbedRequest, decoded
 from proxy.translate import merged_options
 from proxy.upstream import refusal
-from proxy.wire import Exchange
+from proxy.worked import Worked
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
@@ -265,7 +264,7 @@ def embedding_refusal(why: OllamaError, asked: Asked) -> OllamaError:
     return why
 
 
-class Embedding(Response):
+class Embedding(Worked):
     """An answer that is asked of vLLM while somebody still waits for it."""
 
     def __init__(
@@ -276,29 +275,20 @@ class Embedding(Response):
         answer: Callable[[Asked, Embedded], Response],
         refused: Callable[[OllamaError], Response],
     ) -> None:
-        super().__init__()
-        self._proxy = proxy
+        super().__init__(proxy)
         self._asked = asked
-        self._answer = answer
-        self._refused = refused
-        self._exchange: Exchange | None = None
+        self._made = answer
+        self._worded = refused
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def work() -> None:
-            try:
-                async with self._proxy.admitted():
-                    response = self._answer(self._asked, await self._embedded())
-            except OllamaError as why:
-                response = self._refused(why)
-            await response(scope, receive, send)
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = self._made(self._asked, await self._embedded())
+        await response(scope, receive, send)
 
-        try:
-            if not await unless_client_leaves(receive, work()):
-                log.debug("a client left: request canceled")
-        finally:
-            self._proxy.residency.used(self._asked.model.name, self._asked.keep_alive_s)
-            if self._exchange is not None:
-                self._exchange.abort()
+    def _refused(self, why: OllamaError) -> Response:
+        return self._worded(why)
+
+    def _over(self) -> None:
+        self._proxy.residency.used(self._asked.model.name, self._asked.keep_alive_s)
 
     async def _embedded(self) -> Embedded:
         asked = self._asked

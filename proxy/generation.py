@@ -10,9 +10,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy import translate
-from proxy.answers import NDJSON_TYPE, encoded, error_response, json_response
+from proxy.answers import NDJSON_TYPE, encoded, json_response
 from proxy.catalog import Model
-from proxy.departure import unless_client_leaves
 from proxy.errors import ModelNotFound, OllamaError, UpstreamBroke
 from proxy.guard import RAW_SEND, read_body
 from proxy.outlet import Outlet, give_up
@@ -22,6 +21,7 @@ from proxy.settings import Settings
 from proxy.translate import Asked, Think
 from proxy.upstream import refusal
 from proxy.wire import Exchange
+from proxy.worked import Worked
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
@@ -187,26 +187,18 @@ async def turn_ids(asked: Asked, model: Model, *, has_context: bool = False) -> 
     return await model.upstream.tokenized({"model": model.served_id, **fields})
 
 
-class Rendered(Response):
+class Rendered(Worked):
     """What the model would have been prompted with, and how many images; nothing is run."""
 
     def __init__(
         self, proxy: "Proxy", request: GenerateRequest | ChatRequest, asked: Asked, model: Model, *, kind: Kind
     ) -> None:
-        super().__init__()
-        self._proxy = proxy
-        self._work = functools.partial(rendered_only, request, asked, model, kind=kind)
+        super().__init__(proxy)
+        self._render = functools.partial(rendered_only, request, asked, model, kind=kind)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def work() -> None:
-            try:
-                async with self._proxy.admitted():
-                    answer = await self._work()
-            except OllamaError as why:
-                answer = error_response(why.status, why.text)
-            await answer(scope, receive, send)
-
-        await unless_client_leaves(receive, work())
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._render()
+        await answer(scope, receive, send)
 
 
 async def rendered_only(request: GenerateRequest | ChatRequest, asked: Asked, model: Model, *, kind: Kind) -> Response:
@@ -229,7 +221,7 @@ async def rendered_only(request: GenerateRequest | ChatRequest, asked: Asked, mo
 # ---------------------------------------------------------------- answers of the model
 
 
-class Generation(Response):
+class Generation(Worked):
     """An answer of vLLM's, told as it comes.
 
     Status and headers leave with the first line, as Ollama's do: an error before it has its own status. An error after
@@ -248,43 +240,24 @@ class Generation(Response):
         context: list[int] | None = None,
     ) -> None:
         """`context`: token ids that stand before what is asked, from an earlier answer."""
-        super().__init__()
+        super().__init__(proxy)
         self._context = context
-        self._proxy = proxy
         self._model = model
         self._asked = asked
         self._reply = reply
         self._truncates = truncates
         self._keep_alive_s = keep_alive_s
-        self._exchange: Exchange | None = None
-        self._outlet: Outlet | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def work() -> None:
-            try:
-                async with self._proxy.admitted():
-                    if self._context:
-                        turn = await turn_ids(self._asked, self._model, has_context=True)
-                        self._asked = translate.continued(self._asked, [*self._context, *turn])
-                    await self._answer(scope, receive, send)
-            except OllamaError as why:
-                if self._outlet is None or not self._outlet.has_started:
-                    await error_response(why.status, why.text)(scope, receive, send)
-                    return
-                self._outlet.write(encoded({"error": why.text}) + b"\n")
-                await self._outlet.finish()
+    def _broken_off(self, why: OllamaError) -> bytes:
+        return encoded({"error": why.text}) + b"\n"
 
-        try:
-            if not await unless_client_leaves(receive, work()):
-                log.debug("a client left: request canceled")
-        finally:
-            self._proxy.residency.used(self._model.name, self._keep_alive_s)
-            if self._exchange is not None:
-                self._exchange.abort()
-            if self._outlet is not None:
-                self._outlet.close()
+    def _over(self) -> None:
+        self._proxy.residency.used(self._model.name, self._keep_alive_s)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._context:
+            turn = await turn_ids(self._asked, self._model, has_context=True)
+            self._asked = translate.continued(self._asked, [*self._context, *turn])
         exchange = await self._accepted()
         reply = self._reply
         if not self._asked.is_streamed:
@@ -344,13 +317,13 @@ class Generation(Response):
             self._asked.body["stop"] = self._asked.body["stop"][: translate.VLLM_STOPS]
             exchange = await self._posted()
         if exchange.status >= 300:
-            why = await self._refused(exchange)
+            why = await self._why_refused(exchange)
             if not (self._truncates and is_too_long(why)):
                 raise why
             await self._shorten()
             exchange = await self._posted()
             if exchange.status >= 300:
-                raise await self._refused(exchange)
+                raise await self._why_refused(exchange)
         if self._asked.is_streamed:
             self._reply.accepted()
         return exchange
@@ -393,7 +366,7 @@ class Generation(Response):
         self._exchange = await self._model.upstream.wire.post(self._asked.path, body)
         return self._exchange
 
-    async def _refused(self, exchange: Exchange) -> OllamaError:
+    async def _why_refused(self, exchange: Exchange) -> OllamaError:
         why = refusal(exchange.status, await exchange.read())
         name = self._reply.model
         if "tool" in why.text and "--enable-auto-tool-choice" in why.text:

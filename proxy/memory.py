@@ -1,7 +1,6 @@
 """What a served model takes of memory: its weights and vLLM's KV cache, or what the GPU's driver counts."""
 
 import asyncio
-import ipaddress
 import re
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import msgspec
 import psutil
 
 from proxy.errors import OllamaError
+from proxy.guard import is_loopback
 from proxy.weights import Facts
 
 CACHE_S: Final = 30.0
@@ -103,21 +103,12 @@ def vram_of_listener(url: str) -> int | None:
     0: this machine has no accelerator. None: it cannot be told, as for a server elsewhere or in a container.
     """
     parts = urlsplit(url)
-    if not _is_here(parts.hostname or ""):
+    if not is_loopback(parts.hostname or ""):
         return None
     used = _used_by_process()
     if used is None:
         return None if _has_accelerator() else 0
     return sum(used.get(pid, 0) for pid in _family(parts.port or 80)) or None
-
-
-def _is_here(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _has_accelerator() -> bool:

@@ -25,7 +25,6 @@ from starlette.types import Receive, Scope, Send
 from proxy import multipart
 from proxy.answers import JSON_TYPE, encoded, json_response
 from proxy.catalog import Model
-from proxy.departure import unless_client_leaves
 from proxy.dialects import (
     CHAT,
     COMPLETIONS,
@@ -47,7 +46,7 @@ from proxy.names import parsed
 from proxy.outlet import Outlet, give_up
 from proxy.translate import full_name
 from proxy.upstream import refusal
-from proxy.wire import Exchange
+from proxy.worked import Worked
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
@@ -276,7 +275,7 @@ def embeddings_answer(asked: Asked, done: Embedded, *, is_base64: bool) -> Respo
     return json_response({"object": "list", "data": data, "model": asked.name, "usage": usage}, content_type=PLAIN_JSON)
 
 
-class Relay(Response):
+class Relay(Worked):
     """vLLM's answer, byte for byte, as long as the client stays."""
 
     def __init__(
@@ -289,37 +288,18 @@ class Relay(Response):
         *,
         headers: Mapping[str, str],
     ) -> None:
-        super().__init__()
-        self._proxy = proxy
+        super().__init__(proxy)
         self._dialect = dialect
         self._name = name
         self._model = model
         self._content = content
         self._passed = headers
-        self._exchange: Exchange | None = None
-        self._outlet: Outlet | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def work() -> None:
-            try:
-                async with self._proxy.admitted():
-                    await self._answer(scope, receive, send)
-            except OllamaError as why:
-                if self._outlet is None:
-                    await refused(why, self._dialect)(scope, receive, send)
-                    return
-                self._outlet.write(self._error_event(why))
-                await self._outlet.finish()
+    def _refused(self, why: OllamaError) -> Response:
+        return refused(why, self._dialect)
 
-        try:
-            if not await unless_client_leaves(receive, work()):
-                log.debug("a client left: request canceled")
-        finally:
-            self._proxy.residency.used(self._model.name, None)
-            if self._exchange is not None:
-                self._exchange.abort()
-            if self._outlet is not None:
-                self._outlet.close()
+    def _over(self) -> None:
+        self._proxy.residency.used(self._model.name, None)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         wire = self._model.upstream.wire
@@ -359,7 +339,7 @@ class Relay(Response):
             return OllamaError(400, f'"{self._name}" does not support {self._dialect.verb}')
         return why
 
-    def _error_event(self, why: OllamaError) -> bytes:
+    def _broken_off(self, why: OllamaError) -> bytes:
         """An event of its own, wherever vLLM's stream broke off."""
         told = encoded(error_body(why, self._dialect))
         return b"\n\n" + (b"event: error\n" if self._dialect.is_anthropic else b"") + b"data: " + told + b"\n\n"
