@@ -7,7 +7,9 @@ import click
 import msgspec
 import pytest
 
-from harness import cli, errors, telemetry
+from harness import errors, telemetry
+from harness.cli import common
+from harness.cli.compare import open_target, target_exit_code
 from harness.errors import UsageError
 from harness.records import Cell, CellState, Comparison, Estimate, Host, Run, RunState, Verdict
 
@@ -31,21 +33,21 @@ def row(*, met: bool | None, has_ratio: bool = True, target: float | None = 2.0)
 
 
 def test_only_targets_that_are_all_met_exit_with_0():
-    assert cli.target_exit_code(run_with(row(met=True), row(met=True))) == 0
-    assert cli.target_exit_code(run_with(row(met=None, target=None))) == 0
+    assert target_exit_code(run_with(row(met=True), row(met=True))) == 0
+    assert target_exit_code(run_with(row(met=None, target=None))) == 0
 
 
 @pytest.mark.parametrize("met", [False, None])
 def test_a_target_that_is_missed_or_not_shown_exits_with_10(met):
-    assert cli.target_exit_code(run_with(row(met=True), row(met=met))) == 10
+    assert target_exit_code(run_with(row(met=True), row(met=met))) == 10
 
 
 def test_a_target_without_a_ratio_is_not_to_be_trusted():
-    error = cli.open_target(run_with(row(met=False), row(met=None, has_ratio=False)))
+    error = open_target(run_with(row(met=False), row(met=None, has_ratio=False)))
     assert error is not None
     assert error.exit_code == 4
     assert error.message == "1 of 2 targets cannot be judged: because"
-    assert cli.open_target(run_with(row(met=False), row(met=True))) is None
+    assert open_target(run_with(row(met=False), row(met=True))) is None
 
 
 def test_cells_that_are_all_invalid_are_refused():
@@ -53,56 +55,56 @@ def test_cells_that_are_all_invalid_are_refused():
     good = Cell(
         engine="e", title="e", role="bench", model="m", scenario="s", users=1, repeat=1, state=CellState.MEASURED
     )
-    assert cli.untrusted([bad, good]) is None
-    error = cli.untrusted([bad, bad])
+    assert common.untrusted([bad, good]) is None
+    error = common.untrusted([bad, bad])
     assert error is not None
     assert error.exit_code == 4
 
 
 def test_seconds_that_are_missed_are_a_missed_target():
     slow = msgspec.structs.replace(row(met=None, target=None), absolute_s=0.2, absolute_met=False)
-    assert cli.target_exit_code(run_with(row(met=True), slow)) == 10
+    assert target_exit_code(run_with(row(met=True), slow)) == 10
 
 
 def test_a_gpu_that_is_not_there_is_refused_and_not_measured_as_one():
     if telemetry.open_gpu() is not None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(UsageError, match="no GPU"):
-        cli.profile_for("rtx4090")
-    assert cli.profile_for("cpu").is_cpu
+        common.profile_for("rtx4090")
+    assert common.profile_for("cpu").is_cpu
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://", "http://[::1"])
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(UsageError, match="not the address"):
-        cli.checked_url(url)
+        common.checked_url(url)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_measuring(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot write"):
-        cli.writable(tmp_path / "file" / "reports")
+        common.writable(tmp_path / "file" / "reports")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("45m", 2700), ("90s", 90), ("2h", 7200), ("1h30m", 5400), ("0.5m", 30)])
 def test_a_duration_is_read_in_its_units(text, seconds):
-    assert cli.Duration().convert(text, None, None) == seconds
+    assert common.Duration().convert(text, None, None) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "45", "m", "4 m", "45m!", "-5m", "1d"])
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(click.UsageError):
-        cli.Duration().convert(text, None, None)
+        common.Duration().convert(text, None, None)
 
 
 def test_users_are_sorted_and_without_doubles():
-    assert cli.Users().convert("50,1,5,5", None, None) == (1, 5, 50)
+    assert common.Users().convert("50,1,5,5", None, None) == (1, 5, 50)
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "0", "-1", "1.5", "99999999"])
 def test_what_is_no_list_of_users_is_refused(text):
     with pytest.raises(click.UsageError):
-        cli.Users().convert(text, None, None)
+        common.Users().convert(text, None, None)
 
 
 def test_flags_for_an_engine_are_read_as_what_they_are():
@@ -114,7 +116,7 @@ def test_flags_for_an_engine_are_read_as_what_they_are():
         "revision=0012",
         "x=nan",
     ]
-    assert cli.parsed_flags(words) == {
+    assert common.parsed_flags(words) == {
         "max-num-seqs": 64, "enforce-eager": True, "gpu-memory-utilization": 0.9, "dtype": "bfloat16",
         "revision": "0012", "x": "nan",
     }  # fmt: skip
@@ -123,14 +125,14 @@ def test_flags_for_an_engine_are_read_as_what_they_are():
 @pytest.mark.parametrize("word", ["max-num-seqs", "=5", "--max-num-seqs=5"])
 def test_a_flag_of_another_form_is_refused(word):
     with pytest.raises(UsageError, match="NAME=VALUE"):
-        cli.parsed_flags([word])
+        common.parsed_flags([word])
 
 
 def test_every_command_stands_in_the_readme_and_has_help():
-    for name, command in cli.cli.commands.items():
+    for name, command in common.cli.commands.items():
         assert f"`harness {name}" in README
         assert command.help
-    for command in [*cli.cli.commands.values(), *cli.models_group.commands.values()]:
+    for command in [*common.cli.commands.values(), *common.cli.commands["models"].commands.values()]:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{command.name} {parameter.opts}"
@@ -140,11 +142,11 @@ def test_every_exit_code_stands_in_the_readme_and_no_other():
     table = README[README.index("| exit code |") :].split("\n\n")[0]
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
     codes = {kind.exit_code for kind in vars(errors).values() if hasattr(kind, "exit_code")}
-    assert listed == codes | {0, cli.TARGET_MISSED, cli.INTERRUPTED, cli.BUG}
+    assert listed == codes | {0, common.TARGET_MISSED, common.INTERRUPTED, common.BUG}
 
 
 def test_every_command_can_print_json():
     # `proxy` hands all its words on to a program of its own.
-    commands = [c for name, c in cli.cli.commands.items() if not isinstance(c, click.Group) and name != "proxy"]
-    for command in [*commands, *cli.models_group.commands.values()]:
+    commands = [c for name, c in common.cli.commands.items() if not isinstance(c, click.Group) and name != "proxy"]
+    for command in [*commands, *common.cli.commands["models"].commands.values()]:
         assert {"--json", "--results"} <= {option for parameter in command.params for option in parameter.opts}
