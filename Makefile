@@ -5,6 +5,7 @@ VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 CLIENTS ?= .venv-clients
 PEERS ?= .venv-peers
+BENCH_CLIENTS ?= .venv-bench-clients
 MODEL ?= smollm2-135m
 
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ export HARNESS_VLLM_PYTHON ?= $(abspath $(VLLM_PYTHON))
 export HARNESS_CLIENTS ?= $(abspath $(CLIENTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-vllm clients model test check lint fix demo bench-proxy clean python-is-new-enough
+.PHONY: help venv venv-vllm clients model test check lint fix demo bench-proxy bench-clients clean python-is-new-enough
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -96,6 +97,15 @@ $(PEERS)/.stamp: tests/bench/install_peers.py | venv
 bench-proxy: venv $(PEERS)/.stamp ## what the proxy costs: direct, ours and its peers, about 8 minutes on an idle machine
 	$(BIN)/python tests/bench/proxy_bench.py --peers $(PEERS) $(BENCH)
 
+$(BENCH_CLIENTS)/.stamp: tests/bench/install_bench_clients.py | venv
+	@echo 'installing other benchmarks into $(BENCH_CLIENTS): about 8 GB'
+	@$(BIN)/python tests/bench/install_bench_clients.py --into $(BENCH_CLIENTS)
+	@touch $@
+
+# Options: make bench-clients BENCH='--users 100 --rounds 9 --json FILE'
+bench-clients: venv venv-vllm $(BENCH_CLIENTS)/.stamp ## how far our client is off and what it costs, beside others, about 25 minutes
+	$(BIN)/python tests/bench/clients_bench.py --clients $(BENCH_CLIENTS) $(BENCH)
+
 clean: ## remove environments and caches; results, reports and models stay
-	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) $(PEERS) $(BENCH_CLIENTS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,19 +1,17 @@
 """The measurement itself: one running engine, all its load levels, each cell written as it ends."""
 
-import contextlib
-import datetime
-import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from harness import __version__, engines, load, telemetry
+from harness import config, engines, load, models, roofline, telemetry
 from harness.engines import Engine
-from harness.errors import EngineError, HarnessError
+from harness.errors import EngineError, UsageError
+from harness.load import LoadResult
 from harness.progress import Progress, Say
+from harness.recording import Recording, recorded
 from harness.records import (
     Cell,
     CellState,
@@ -21,96 +19,22 @@ from harness.records import (
     EngineFacts,
     Flags,
     LaunchSpec,
+    Level,
+    Load,
     LoadJob,
     ModelFiles,
-    Run,
-    RunState,
+    ModelShape,
+    OpenLoop,
+    Record,
     Scenario,
 )
 from harness.report.text import cell_line
 from harness.stats import summary
-from harness.store import RESULTS_VERSION, RunFolder, new_run_id
+from harness.store import RunFolder
 
-USERS_PER_LOAD_PROCESS = 100
 LAUNCH_GUESS_S = {"vllm": 60.0, "ollama": 5.0, "llamacpp": 3.0, "reference": 1.0}
-
-
-# ---------------------------------------------------------------- a run's folder, from start to end
-
-
-@contextmanager
-def recorded(
-    *, results: Path, kind: str, model: str, gpu: str, seed: int, scenarios: Sequence[Scenario], objective: str = ""
-) -> Iterator["Recording"]:
-    """A new run folder whose run.json says RUNNING, and at the end how it ended, whatever ended it."""
-    now = datetime.datetime.now(datetime.UTC)
-    run_id = new_run_id(results, kind=kind, model=model, gpu=gpu, stamp=now.strftime("%Y%m%dT%H%M%SZ"))
-    folder = RunFolder(results / run_id).create()
-    run = Run(
-        version=RESULTS_VERSION,
-        id=run_id,
-        command=shlex.join(["harness", *sys.argv[1:]]),
-        kind=kind,
-        state=RunState.RUNNING,
-        started_utc=now.isoformat(timespec="seconds"),
-        harness_version=__version__,
-        host=telemetry.host(),
-        gpu=gpu,
-        model=model,
-        seed=seed,
-        scenarios=tuple(scenarios),
-        objective=objective,
-    )
-    with kept(Recording(folder, run)) as recording:
-        recording.add_note(telemetry.strangers_note())
-        yield recording
-
-
-class Recording:
-    """A run and its folder; `update` changes the record and writes it at once."""
-
-    def __init__(self, folder: RunFolder, run: Run) -> None:
-        self.folder, self.run = folder, run
-
-    def update(self, **changes: object) -> None:
-        """Changes fields of run.json."""
-        self.run = msgspec.structs.replace(self.run, **changes)
-        self.folder.write_run(self.run)
-
-    def add_engine(self, facts: EngineFacts) -> None:
-        """One more server of this run; a role that is there already is replaced."""
-        others = tuple(known for known in self.run.engines if known.role != facts.role)
-        self.update(engines=(*others, facts))
-
-    def add_note(self, text: str) -> None:
-        """Something a reader of the figures must know; said once."""
-        if text and text not in self.run.notes:
-            self.update(notes=(*self.run.notes, text))
-
-
-@contextmanager
-def kept(recording: Recording) -> Iterator[Recording]:
-    """run.json tells how the run ended, whatever ended it."""
-    with recording.folder.locked():
-        recording.update(state=RunState.RUNNING, error="", ended_utc=None)
-        try:
-            yield recording
-        except BaseException as error:
-            is_interrupt = isinstance(error, KeyboardInterrupt)
-            message = error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-            with contextlib.suppress(OSError):  # a full disk may be what ended the run
-                recording.update(
-                    state=RunState.INTERRUPTED if is_interrupt else RunState.FAILED,
-                    ended_utc=utc_now(),
-                    error="" if is_interrupt else message,
-                )
-            raise
-        recording.update(state=RunState.DONE, ended_utc=utc_now())
-
-
-def utc_now() -> str:
-    """Wall clock for people, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+LAUNCHES = 2
+"""An engine that dies is started once more for the cells that are left; one that dies again has told what it is."""
 
 
 # ---------------------------------------------------------------- what to launch
@@ -142,6 +66,7 @@ def launch_spec(
         model=files.model,
         source=source,
         precision=precision,
+        is_synthetic=files.is_synthetic,
         flags=flags or {},
         env=dict(env or {}),
         program=program,
@@ -149,23 +74,46 @@ def launch_spec(
     )
 
 
+class Part(Record, frozen=True, kw_only=True):
+    """What is launched for some cells, and what they are called."""
+
+    spec: LaunchSpec
+    role: str
+    block: int = 1
+    title_suffix: str = ""
+    """", tuned" or ", defaults" behind the engine's title."""
+
+
+def shape_of(model: str) -> ModelShape | None:
+    """Of a model of the registry. None: a model that only its server knows."""
+    try:
+        return models.entry(model).shape
+    except UsageError:
+        return None
+
+
 # ---------------------------------------------------------------- measuring
 
 
+Drive = Callable[..., LoadResult]
+"""`load.drive`, or what takes its place: the load may come from elsewhere."""
+
+
 @contextmanager
-def launched(
-    spec: LaunchSpec, *, recording: Recording, role: str, title_suffix: str = "", progress: Progress
-) -> Iterator["Bench"]:
+def launched(part: Part, *, recording: Recording, progress: Progress, drive: Drive = load.drive) -> Iterator["Bench"]:
     """The engine, started and ready, as something that measures; its facts are in run.json before it is used."""
+    spec, role = part.spec, part.role
     log = recording.folder.path / f"engine-{role.replace(' ', '-')}-{spec.engine}.log"
     progress.note(f"{role}: asking {spec.url}" if spec.url else f"{role}: starting {spec.engine} (log: {log})")
     with engines.launched(spec, log=log) as engine:
         facts = engine.facts(role=role, precision=spec.precision, flags=spec.flags)
-        facts = msgspec.structs.replace(facts, title=facts.title + title_suffix)
+        facts = msgspec.structs.replace(
+            facts, title=facts.title + part.title_suffix, block=part.block, is_synthetic=spec.is_synthetic
+        )
         recording.add_engine(facts)
         refuse_cpu_fallback(facts, has_gpu=recording.run.host.gpu is not None, log=log)
         progress.done(f"launch {spec.engine}", f"{role}: {facts.title} is ready after {engine.launch_s:.1f} s")
-        yield Bench(engine, facts, spec=spec, recording=recording, progress=progress)
+        yield Bench(engine, facts, spec=spec, recording=recording, progress=progress, drive=drive)
 
 
 def refuse_cpu_fallback(facts: EngineFacts, *, has_gpu: bool, log: Path) -> None:
@@ -187,115 +135,229 @@ def refuse_cpu_fallback(facts: EngineFacts, *, has_gpu: bool, log: Path) -> None
         )
 
 
+class Work(Record, frozen=True, kw_only=True):
+    """One cell that is to be measured."""
+
+    scenario: Scenario
+    level: Level
+    repeat: int
+
+
+def work_of(scenarios: Iterable[Scenario], *, repeats: int) -> list[Work]:
+    """All cells of one launch, level by level."""
+    return [
+        Work(scenario=scenario, level=level, repeat=repeat)
+        for scenario in scenarios
+        for level in scenario.levels
+        for repeat in range(1, repeats + 1)
+    ]
+
+
+def block(
+    part: Part, work: Iterable[Work], *, recording: Recording, progress: Progress, drive: Drive = load.drive
+) -> list[Cell]:
+    """The cells of one launch; an engine that dies is launched once more for those that are left.
+
+    Raises: EngineError: it could not be launched, died twice, or died and left nothing measured.
+    """
+    left, cells = list(work), list[Cell]()
+    death: EngineError | None = None
+    for _ in range(LAUNCHES):
+        with launched(part, recording=recording, progress=progress, drive=drive) as bench:
+            bench.work_off(left, into=cells)
+        death = bench.death
+        if death is None or not left:
+            break
+        progress.note(f"{part.role}: {death.message}")
+        recording.add_note(f"{part.role}, block {part.block}: the engine died and was started again. {death.message}")
+    if death is not None and (left or not any(cell.state == CellState.MEASURED for cell in cells)):
+        raise death
+    return cells
+
+
 class Bench:
     """A running engine with the run that its cells go to."""
 
     def __init__(
-        self, engine: Engine, facts: EngineFacts, *, spec: LaunchSpec, recording: Recording, progress: Progress
+        self,
+        engine: Engine,
+        facts: EngineFacts,
+        *,
+        spec: LaunchSpec,
+        recording: Recording,
+        progress: Progress,
+        drive: Drive = load.drive,
     ) -> None:
         self.engine, self.facts = engine, facts
-        self._spec, self._recording, self._progress = spec, recording, progress
+        self.death: EngineError | None = None
+        """What the engine died of. None: it lives, as far as the last cell knew."""
+        self._spec, self._recording, self._progress, self._drive = spec, recording, progress, drive
+        self._shape = shape_of(spec.model)
+        self._seen: set[tuple[str, Level]] = set()
 
-    def measure(self, scenario: Scenario, *, users: Sequence[int], repeats: int) -> list[Cell]:
-        """All cells of a scenario; the first repeat of each level is preceded by its warm-up.
+    def measure(self, scenario: Scenario, *, repeats: int) -> list[Cell]:
+        """All cells of a scenario. Raises: EngineError where the engine died; the cell in work is then FAILED."""
+        cells: list[Cell] = []
+        self.work_off(work_of([scenario], repeats=repeats), into=cells)
+        if self.death is not None:
+            raise self.death
+        return cells
 
-        Raises: EngineCrashed where the engine died; the cell in work is then written as FAILED.
-        """
-        return [
-            self.cell(scenario, users=level, repeat=repeat, has_warmup=repeat == 1)
-            for level in users
-            for repeat in range(1, repeats + 1)
-        ]
+    def work_off(self, left: list[Work], *, into: list[Cell]) -> None:
+        """Moves work from `left` to cells in `into`, until all is done or the engine has died."""
+        while left and self.death is None:
+            work = left.pop(0)
+            into.append(self.cell(work.scenario, work.level, repeat=work.repeat))
 
-    def cell(self, scenario: Scenario, *, users: int, repeat: int, has_warmup: bool) -> Cell:
-        """Measures, writes and says one cell."""
+    def cell(self, scenario: Scenario, level: Level, *, repeat: int) -> Cell:
+        """Measures, writes and says one cell. What goes wrong in it is its state; `death` tells of the engine's end."""
         folder = self._recording.folder
-        name = folder.free_name(f"{self.facts.role.replace(' ', '-')}-{scenario.name}-{users}-{repeat}")
-        requests_file = f"requests/{name}.jsonl"
-        job = LoadJob(
-            url=self.engine.url,
-            api=self.engine.api,
-            dialect=self.engine.dialect,
-            model=self.engine.model,
-            workload=scenario.workload,
-            load=load_at(scenario.load, users),
-            users=users,
-            repeat=repeat,
-            seed=cell_seed(self._recording.run.seed, users=users, repeat=repeat, scenario=scenario.name),
-            has_warmup=has_warmup,
-            requests_path=str(folder.path / requests_file),
-            client_path=str(folder.path / "requests" / f"{name}.client.json"),
+        name = folder.free_name(
+            f"{self.facts.role.replace(' ', '-')}-{scenario.name}-{level.name}-{self.facts.block}-{repeat}"
         )
-        cell = Cell(
+        blank = Cell(
             engine=self.facts.engine,
             title=self.facts.title,
             role=self.facts.role,
             model=self._spec.model,
             scenario=scenario.name,
-            users=users,
+            users=level.users,
+            rate_per_s=level.rate_per_s,
+            block=self.facts.block,
             repeat=repeat,
             state=CellState.FAILED,
-            requests_file=requests_file,
+            requests_file=f"requests/{name}.jsonl",
         )
-        sampler = telemetry.Sampler(self.engine.pid)
-        try:
-            with sampler:
-                result = load.drive(
-                    job,
-                    work=folder.path / "requests",
-                    log=folder.path / "load.log",
-                    processes=-(-users // USERS_PER_LOAD_PROCESS),
-                    check=self.engine.check,
-                )
-        except HarnessError as error:
-            folder.append_cell(msgspec.structs.replace(cell, reasons=(error.message,)))
-            raise
-        finally:
-            folder.write_telemetry(name, sampler.samples)
-        found = summary.figures(result.records, health=result.health, users=users)
-        memory = [s.gpu_memory_bytes for s in sampler.samples if s.gpu_memory_bytes is not None]
-        cell = msgspec.structs.replace(
-            cell,
-            **{field: getattr(found, field) for field in found.__struct_fields__},
-            client=result.health,
-            engine_rss_peak_bytes=max((s.engine_rss_bytes for s in sampler.samples), default=0) or None,
-            gpu_memory_peak_bytes=max(memory, default=None),
-        )
-        folder.append_cell(cell)
-        self._progress.done(cell_step(self.facts.engine, scenario, users), cell_line(cell))
+        cell = self._measured(blank, scenario, level, name=name)
+        self._seen.add((scenario.name, level))
+        self._recording.add_cell(cell)
+        self._progress.done(cell_step(self.facts.engine, scenario, level), cell_line(cell))
         return cell
 
+    def _job(self, scenario: Scenario, level: Level, *, name: str, repeat: int) -> LoadJob:
+        requests = self._recording.folder.path / "requests"
+        return LoadJob(
+            url=self.engine.url,
+            api=self.engine.api,
+            dialect=self.engine.dialect,
+            model=self.engine.model,
+            workload=scenario.workload,
+            load=load_at(scenario.load, level),
+            users=level.users,
+            rate_per_s=level.rate_per_s,
+            repeat=repeat,
+            seed=cell_seed(
+                self._recording.run.seed, scenario=scenario.name, level=level, block=self.facts.block, repeat=repeat
+            ),
+            is_first=(scenario.name, level) not in self._seen,
+            requests_path=str(requests / f"{name}.jsonl"),
+            client_path=str(requests / f"{name}.client.json"),
+        )
 
-def load_at(load_plan: ClosedLoop, users: int) -> ClosedLoop:
-    """The loop with what each of so many users must end, for the level to have `min_requests` in all."""
-    each = max(load_plan.requests_per_user, -(-load_plan.min_requests // users))
-    return msgspec.structs.replace(load_plan, requests_per_user=each)
+    def _measured(self, blank: Cell, scenario: Scenario, level: Level, *, name: str) -> Cell:
+        """The cell with its figures, or FAILED with the reason that there are none."""
+        folder, engine = self._recording.folder, self.engine
+        job = self._job(scenario, level, name=name, repeat=blank.repeat)
+        sampler = telemetry.Sampler(engine.pid, url=engine.url, dialect=engine.dialect)
+        try:
+            with sampler:
+                result = self._drive(
+                    job, work=folder.path / "requests", log=folder.path / "load.log", check=engine.check
+                )
+        except EngineError as error:
+            self.death = error
+            return msgspec.structs.replace(blank, reasons=(error.message,))
+        finally:
+            flags = written_flags(lambda: folder.write_telemetry(name, sampler.samples))
+        found = summary.figures(
+            result.records,
+            load=job.load,
+            level=level,
+            health=result.health,
+            trouble=result.trouble,
+            samples=sampler.samples,
+        )
+        cell = msgspec.structs.replace(
+            blank,
+            **{field: getattr(found, field) for field in found.__struct_fields__},
+            client=result.health,
+        )
+        cell = msgspec.structs.replace(cell, flags=(*cell.flags, *flags))
+        return self._below_ceilings(cell, scenario, level)
+
+    def _below_ceilings(self, cell: Cell, scenario: Scenario, level: Level) -> Cell:
+        """The cell with what the card's data sheet allows; one that is better than that was measured wrongly."""
+        run = self._recording.run
+        ceilings = roofline.ceilings_for(
+            self._spec,
+            scenario,
+            level,
+            profile=config.gpu_profiles().get(run.gpu),
+            card=run.host.gpu,
+            shape=self._shape,
+            slots=self.facts.slots,
+            prompt_tokens=cell.prompt_tokens_mean,
+            output_tokens=cell.output_tokens_mean,
+        )
+        cell = msgspec.structs.replace(cell, ceilings=ceilings)
+        reasons = summary.above_ceiling(cell, ceilings)
+        if not reasons or cell.state == CellState.FAILED:
+            return cell
+        return msgspec.structs.replace(cell, state=CellState.INVALID, reasons=(*cell.reasons, *reasons))
 
 
-def cell_seed(seed: int, *, users: int, repeat: int, scenario: str) -> int:
-    """The same prompts for every engine and trial, other ones for every level, repeat and scenario."""
+def load_at(plan: Load, level: Level) -> Load:
+    """A closed loop with what each of so many users must end, for the level to have `min_requests` in all."""
+    if not isinstance(plan, ClosedLoop):
+        return plan
+    each = max(plan.requests_per_user, -(-plan.min_requests // level.users))
+    return msgspec.structs.replace(plan, requests_per_user=each)
+
+
+def cell_seed(seed: int, *, scenario: str, level: Level, block: int, repeat: int) -> int:
+    """The same prompts for every engine and trial, other ones for every scenario, level, block and repeat."""
     mixed = seed
-    for part in (users, repeat, *scenario.encode()):
+    for part in (block, repeat, *f"{scenario} {level.name}".encode()):
         mixed = (mixed * 1_000_003 + part) % 2**31
     return mixed
+
+
+def written_flags(write: Callable[[], None]) -> tuple[str, ...]:
+    """Does it; what a reader must know where the disk did not take the samples, which are in no figure's way."""
+    try:
+        write()
+    except OSError as error:
+        return (f"the samples of the machine could not be written: {error.strerror or error}",)
+    return ()
 
 
 # ---------------------------------------------------------------- what is to come, for the time left
 
 
-def cell_step(engine: str, scenario: Scenario, users: int) -> str:
+def cell_step(engine: str, scenario: Scenario, level: Level) -> str:
     """Kind of a step whose time is alike from repeat to repeat."""
-    return f"{engine} {scenario.name} {users}"
+    return f"{engine} {scenario.name} {level.name}"
+
+
+def held_s(plan: Load) -> float:
+    """Seconds that a cell of this load takes at least."""
+    match plan:
+        case ClosedLoop(min_s=min_s):
+            return min_s + 2.0
+        case OpenLoop(duration_s=duration_s, warmup_s=warmup_s):
+            return duration_s + warmup_s + 2.0
+        case _:
+            return 60.0
 
 
 def planned_steps(
-    engine: str, scenarios: Mapping[str, tuple[Scenario, Sequence[int]]], *, repeats: int, launch_s: float | None = None
+    engine: str, scenarios: Iterable[Scenario], *, repeats: int, launch_s: float | None = None
 ) -> list[tuple[str, float]]:
     """(kind, expected seconds) of a launch and all its cells."""
     steps = [(f"launch {engine}", LAUNCH_GUESS_S.get(engine, 60.0) if launch_s is None else launch_s)]
-    for scenario, users in scenarios.values():
-        for level in users:
-            steps += [(cell_step(engine, scenario, level), scenario.load.min_s + 2.0)] * repeats
+    for scenario in scenarios:
+        for level in scenario.levels:
+            steps += [(cell_step(engine, scenario, level), held_s(scenario.load))] * repeats
     return steps
 
 
@@ -303,20 +365,23 @@ def run(
     spec: LaunchSpec,
     scenario: Scenario,
     *,
-    users: Sequence[int],
     repeats: int,
     results: Path,
     gpu: str,
     seed: int,
     say: Say,
+    drive: Drive = load.drive,
 ) -> tuple[RunFolder, list[Cell]]:
-    """`harness bench`: one engine, one scenario."""
-    progress = Progress(planned_steps(spec.engine, {scenario.name: (scenario, users)}, repeats=repeats), say=say)
-    with (
-        recorded(
-            results=results, kind="bench", model=spec.model, gpu=gpu, seed=seed, scenarios=[scenario]
-        ) as recording,
-        launched(spec, recording=recording, role="bench", progress=progress) as bench,
-    ):
-        cells = bench.measure(scenario, users=users, repeats=repeats)
+    """`harness bench`: one engine, one scenario. Raises: EngineError."""
+    progress = Progress(planned_steps(spec.engine, [scenario], repeats=repeats), say=say)
+    with recorded(
+        results=results, kind="bench", model=spec.model, gpu=gpu, seed=seed, scenarios=[scenario]
+    ) as recording:
+        cells = block(
+            Part(spec=spec, role="bench"),
+            work_of([scenario], repeats=repeats),
+            recording=recording,
+            progress=progress,
+            drive=drive,
+        )
     return recording.folder, cells

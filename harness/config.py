@@ -6,10 +6,11 @@ either in `presets/` beside this module (published) or in the results folder (fo
 
 import difflib
 import importlib.util
+import math
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,19 @@ import msgspec
 import tomli_w
 
 from harness.errors import ConfigInvalid, UsageError
-from harness.records import GpuProfile, Preset, Record, Scenario, Target
+from harness.records import (
+    ClosedLoop,
+    GpuProfile,
+    Load,
+    OpenLoop,
+    Preset,
+    Record,
+    Replay,
+    Scenario,
+    Target,
+    TraceLine,
+    Workload,
+)
 
 HERE = Path(__file__).parent
 T = TypeVar("T")
@@ -90,9 +103,10 @@ def profile_of_card(nvml_name: str) -> GpuProfile:
     for profile in profiles.values():
         if nvml_name.casefold() in (known.casefold() for known in profile.nvml_names):
             return profile
+    measurable = sorted(name for name, profile in profiles.items() if not profile.is_predict_only)
     raise UsageError(
         f"this machine's card, {nvml_name!r}, has no profile",
-        hint=f"name the nearest one with --gpu: {', '.join(sorted(profiles))}",
+        hint=f"name the nearest one with --gpu: {', '.join(measurable)}",
     )
 
 
@@ -132,20 +146,86 @@ def scenario(name: str, *, is_cpu: bool) -> Scenario:
     small = raw.pop("cpu", {})
     if not isinstance(small, dict):
         raise ConfigInvalid(f"{path}: cpu: must be a table", hint="write [cpu.workload] or [cpu.load]")
-    found = convert(merged(raw, small) if is_cpu else raw, Scenario, path=path)
+    table = merged(raw, small) if is_cpu else raw
+    if isinstance(table.get("load"), dict):
+        table["load"] = {"kind": "closed", **table["load"]}
+    found = convert(table, Scenario, path=path)
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", found.name):
         raise ConfigInvalid(
             f"{path}: name: {found.name!r} is not made of a-z, 0-9 and -", hint="it becomes part of file names"
         )
-    load = found.load
-    if not load.users or min(load.users) < 1:
-        raise ConfigInvalid(f"{path}: load.users: must be a list of counts of at least 1", hint="users = [1, 5]")
-    if load.requests_per_user < 1 or load.min_s < 0 or load.max_s < load.min_s:
+    if isinstance(found.load, Replay):
+        absolute = str((path.parent / found.load.trace).absolute())
+        found = msgspec.structs.replace(found, load=msgspec.structs.replace(found.load, trace=absolute))
+    for key, fault in [*faults_of_workload(found.workload, found.load), *faults_of_load(found.load)]:
+        raise ConfigInvalid(f"{path}: {key}: {fault}", hint="mend this key; scenarios/ has an example of each kind")
+    return found
+
+
+def faults_of_workload(work: Workload, load: Load) -> Iterator[tuple[str, str]]:
+    """Key and fault of each value that asks for nothing sensible."""
+    for name, least in (("prompt_words", 1), ("output_tokens", 1), ("shared_prefix_words", 0), ("turns", 1)):
+        if getattr(work, name) < least:
+            yield f"workload.{name}", f"must be at least {least}"
+    if work.turns > 1 and not isinstance(load, ClosedLoop):
+        yield "workload.turns", "conversations are for users that wait for answers; in a trace, lines have a session"
+
+
+def faults_of_load(load: Load) -> Iterator[tuple[str, str]]:
+    """Key and fault of each value that no load can be made of. Raises: ConfigInvalid for a trace that is none."""
+    least: dict[str, float] = {}
+    above_zero: tuple[str, ...] = ("request_timeout_s",)
+    match load:
+        case ClosedLoop():
+            least = {"requests_per_user": 1, "min_requests": 1, "min_s": 0, "warmup_max_s": 0, "ramp_s": 0}
+            if not load.users or min(load.users) < 1:
+                yield "load.users", "must be a list of counts of at least 1, as in [1, 5]"
+            if not load.min_s <= load.max_s < math.inf:
+                yield "load.max_s", f"is {load.max_s:g}: must be at least min_s ({load.min_s:g}), and finite"
+        case OpenLoop():
+            least = {"warmup_s": 0, "max_in_flight": 1}
+            above_zero += ("duration_s",)
+            if not load.rates_per_s or not all(0 < rate < math.inf for rate in load.rates_per_s):
+                yield "load.rates_per_s", "must be a list of rates above 0, as in [0.5, 2]"
+        case Replay():
+            least = {"max_in_flight": 1}
+            above_zero += ("speed",)
+            trace(Path(load.trace))
+    for name, limit in least.items():
+        if not limit <= getattr(load, name) < math.inf:
+            yield f"load.{name}", f"must be at least {limit:g}, and finite"
+    for name in above_zero:
+        if not 0 < getattr(load, name) < math.inf:
+            yield f"load.{name}", "must be above 0, and finite"
+
+
+def trace(path: Path) -> tuple[TraceLine, ...]:
+    """The requests of a trace, one JSON object a line, in the order of the file.
+
+    Raises:  ConfigInvalid naming file and line.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigInvalid(f"{path}: cannot be read: {error.strerror}", hint="check load.trace") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            found.append(_trace_line(line, where=f"{path}:{number}"))
+    if not found:
+        raise ConfigInvalid(f"{path}: has no requests", hint="one JSON object a line, see scenarios/traces/")
+    return tuple(found)
+
+
+def _trace_line(line: bytes, *, where: str) -> TraceLine:
+    try:
+        found = msgspec.json.decode(line, type=TraceLine)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"{where}: {error}", hint="see the fields of TraceLine") from error
+    if not 0 <= found.at_s < math.inf or found.prompt_words < 1 or found.output_tokens < 1:
         raise ConfigInvalid(
-            f"{path}: load: needs requests_per_user >= 1 and 0 <= min_s <= max_s", hint="mend these keys"
+            f"{where}: needs at_s >= 0, prompt_words >= 1 and output_tokens >= 1", hint="mend this line"
         )
-    if found.workload.output_tokens < 1 or found.workload.prompt_words < 1:
-        raise ConfigInvalid(f"{path}: workload: needs prompt_words and output_tokens >= 1", hint="mend these keys")
     return found
 
 

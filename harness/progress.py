@@ -29,10 +29,14 @@ class Progress:
 
     def left_s(self) -> float:
         """Expected seconds until the last step has ended."""
+        return self.expected_s(self._left)
+
+    def expected_s(self, steps: Iterable[tuple[str, float]]) -> float:
+        """Expected seconds of these steps, by what steps of their kinds have really taken."""
         total = 0.0
-        for kind, expected_s in self._left:
+        for kind, guess_s in steps:
             seen = self._seen.get(kind)
-            total += sum(seen) / len(seen) if seen else expected_s
+            total += sum(seen) / len(seen) if seen else guess_s
         return total
 
     def note(self, text: str) -> None:
@@ -46,6 +50,10 @@ class Progress:
         self._since = now
         self.skip(kind)
         self._say(f"{text}  [{clock_text(self.left_s())} left]" if self._left else text)
+
+    def add(self, steps: Iterable[tuple[str, float]]) -> None:
+        """More steps will come than was planned."""
+        self._left += steps
 
     def skip(self, kind: str) -> None:
         """One step of this kind will not come."""

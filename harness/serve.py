@@ -119,6 +119,8 @@ def short_tag(entry: ModelEntry) -> str:
 
 def registered(wanted: str) -> ModelEntry | None:
     """The registry's model of that name, be it ours, Hugging Face's or Ollama's short one. None: it has none."""
+    if models.is_synthetic(wanted):
+        return models.entry(wanted)
     for entry in models.entries().values():
         if wanted.casefold() in {name.casefold() for name in (entry.name, entry.hf_id, short_tag(entry))}:
             return entry

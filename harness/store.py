@@ -14,14 +14,18 @@ from typing import TypeVar
 import msgspec
 
 from harness.errors import ResultsUnreadable, UsageError
-from harness.records import Cell, Record, Run, TelemetrySample, Trial
+from harness.records import Calibration, Cell, Host, Record, Run, TelemetrySample, Trial
 
 # The history of RESULTS_VERSION; raise it when old figures stop being comparable or readable.
 #   1  2026-11  first layout
-RESULTS_VERSION = 1
+#   2  2026-11  warm-up until steady, windows found in the data, latencies from the due time, blocks, manifest
+RESULTS_VERSION = 2
 
 CUT_OFF = ", cut off"
 """Behind the role of cells whose trial did not end."""
+
+CALIBRATION = "calibration.json"
+"""Beside the runs: the client's own error on this machine, as `harness doctor` found it."""
 
 R = TypeVar("R", bound=Record)
 
@@ -165,6 +169,43 @@ def lines(path: Path, kind: type[R]) -> tuple[R, ...]:
                 f"{path}:{number}: damaged: {error}", hint="remove the line, or measure again"
             ) from error
     return tuple(out)
+
+
+# ---------------------------------------------------------------- the client's own error
+
+
+def host_title(host: Host) -> str:
+    """The machine as far as the client's speed hangs on it."""
+    return f"{host.cpu}, {host.cores} cores"
+
+
+def write_calibrations(results: Path, found: Iterable[Calibration]) -> None:
+    """Replaces the calibrations beside the runs at once. Raises: UsageError where they cannot be written."""
+    draft = results / f"{CALIBRATION}.tmp"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(tuple(found)), indent=2) + b"\n")
+        draft.replace(results / CALIBRATION)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {results}: {error.strerror}", hint="choose another folder with --results"
+        ) from error
+
+
+def calibrations(results: Path, *, host: Host, harness_version: str) -> tuple[Calibration, ...]:
+    """Those that were made on this machine by this version; none where there is no file that tells."""
+    try:
+        found = msgspec.json.decode((results / CALIBRATION).read_bytes(), type=tuple[Calibration, ...])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return ()  # `harness doctor` writes it anew; until then runs are said to be not calibrated
+    here = host_title(host), harness_version
+    return tuple(one for one in found if (one.host, one.harness_version) == here)
+
+
+def calibration(results: Path, *, host: Host, harness_version: str) -> Calibration | None:
+    """Of those the one with the most users. None: not calibrated."""
+    found = calibrations(results, host=host, harness_version=harness_version)
+    return max(found, key=lambda one: one.users, default=None)
 
 
 def find_run(results: Path, name: str) -> RunFolder:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from harness import bench, config, engines
-from harness.bench import Bench, Recording, planned_steps
+from harness.bench import Bench, Part, planned_steps
 from harness.engines.flags import words
 from harness.errors import (
     EngineBadFlag,
@@ -22,6 +22,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.progress import Progress, Say
+from harness.recording import Recording, kept, recorded, utc_now
 from harness.records import (
     Cell,
     Flags,
@@ -124,7 +125,7 @@ class Plan(Record, frozen=True, kw_only=True):
 
 def run(plan: Plan, *, results: Path, say: Say) -> RunFolder:
     """A new study. Raises: EngineError where the baseline failed twice."""
-    with bench.recorded(
+    with recorded(
         results=results,
         kind="tune",
         model=plan.model.name,
@@ -162,7 +163,7 @@ def resume(
         plan = msgspec.structs.replace(plan, budget_s=budget_s)
     if vllm_python is not None:
         plan = msgspec.structs.replace(plan, vllm_python=vllm_python)
-    with bench.kept(Recording(folder, run_record)) as recording, resumable(recording, say=say):
+    with kept(Recording(folder, run_record)) as recording, resumable(recording, say=say):
         Study(plan, recording, say=say).go_on(results)
     return folder
 
@@ -189,7 +190,7 @@ class Study:
         recording.folder.set_aside_cells(whole_roles=map(role_of, (trial.number for trial in self._trials)))
         self._cells = list(recording.folder.cells())
         left = (plan.trials if plan.trials is not None else 8) + 1 - len(self._trials)
-        self._one_trial = planned_steps("vllm", {plan.scenario.name: (plan.scenario, plan.users)}, repeats=plan.repeats)
+        self._one_trial = planned_steps("vllm", [plan.scenario], repeats=plan.repeats)
         self.progress = Progress(self._one_trial * max(left, 0), say=say)
 
     # ------------------------------------------------------------ the order of things
@@ -315,10 +316,9 @@ class Study:
             self.progress.note(f"{role}: {' '.join(f'--{name} {value}' for name, value in flags.items())}")
         spec = vllm_spec(plan.files, plan.profile, flags=flags, python=plan.vllm_python)
         suffix = defaults_suffix(plan.profile) if number == 0 else f", trial {number}"
-        with bench.launched(
-            spec, recording=self.recording, role=role, title_suffix=suffix, progress=self.progress
-        ) as running:
-            cells = running.measure(plan.scenario, users=plan.users, repeats=plan.repeats)
+        part = Part(spec=spec, role=role, title_suffix=suffix)
+        with bench.launched(part, recording=self.recording, progress=self.progress) as running:
+            cells = running.measure(plan.scenario, repeats=plan.repeats)
         self._cells += cells
         return self._trial_of(number, flags, cells, running, wall_s=time.monotonic() - since)
 
@@ -379,7 +379,7 @@ class Study:
             vllm_version=facts.version,
             gpu_title=self.recording.run.host.gpu or self.recording.run.host.cpu,
             run=self.recording.folder.id,
-            created_utc=bench.utc_now(),
+            created_utc=utc_now(),
         )
         config.write_preset(preset, config.preset_path(results, gpu=self.plan.profile.name, model=self.plan.model.name))
         if best is not None:

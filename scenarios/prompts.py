@@ -1,5 +1,6 @@
 """Prompts that no server can have seen before and that make a model write long."""
 
+import functools
 import hashlib
 import random
 from typing import Final
@@ -26,12 +27,41 @@ lamp land large laugh leaf learn leather left lemon letter level light linen lio
 WORDS: Final = tuple(_LIST.split())
 
 
+SYSTEM: Final = "You are a helpful assistant."
+"""Said in every request: without it some templates put in a system message of their own and others none, and the same
+question would be a longer prompt to one engine than to the other."""
+
+
 def prompt(seed: int, user: int, index: int, words: int) -> str:
     """The request that `user` makes as its number `index`, the same for the same arguments.
 
     The nonce comes first, since prefix caches match from the start: were it last, the server would
     compute only the end of the prompt. `words` counts what follows the request itself.
     """
-    nonce = hashlib.blake2b(f"{seed}/{user}/{index}".encode(), digest_size=6).hexdigest()
-    drawn = " ".join(random.Random(nonce).choices(WORDS, k=words))
-    return f"{nonce} Write an endless story in every detail with all of these words: {drawn}"
+    nonce = _nonce(f"{seed}/{user}/{index}")
+    return f"{nonce} Write an endless story in every detail with all of these words: {_drawn(nonce, words)}"
+
+
+@functools.cache
+def system(seed: int, *, shared_words: int) -> str:
+    """The system message of a cell; with `shared_words` as long as the documents that many requests share.
+
+    Its own nonce keeps what an earlier cell left in a prefix cache from being found.
+    """
+    if not shared_words:
+        return SYSTEM
+    nonce = _nonce(f"{seed}/shared")
+    return f"{SYSTEM} {nonce} Keep all of these words in mind: {_drawn(nonce, shared_words)}"
+
+
+def drawn_count(seed: int, user: int, what: str, most: int) -> int:
+    """A number from 1 to `most`, evenly drawn and the same for the same arguments."""
+    return random.Random(f"{what}/{seed}/{user}").randint(1, most)
+
+
+def _nonce(place: str) -> str:
+    return hashlib.blake2b(place.encode(), digest_size=6).hexdigest()
+
+
+def _drawn(nonce: str, words: int) -> str:
+    return " ".join(random.Random(nonce).choices(WORDS, k=words))

@@ -8,11 +8,11 @@ from typing import NoReturn
 
 import click
 
-from harness.cli import bench, compare, doctor, models, report, serve, tune
+from harness.cli import bench, capacity, compare, doctor, models, predict, report, serve, tune, worker
 from harness.cli.common import Interrupted, cli, say, told
 from harness.errors import HarnessError, UsageError
 
-COMMANDS = (bench, compare, doctor, models, report, serve, tune)
+COMMANDS = (bench, capacity, compare, doctor, models, predict, report, serve, tune, worker)
 """They add themselves to the group as they are imported."""
 
 

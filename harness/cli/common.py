@@ -17,10 +17,13 @@ from harness.errors import HarnessError, MeasurementInvalid, UsageError
 from harness.records import (
     Cell,
     CellState,
+    ClosedLoop,
     Flags,
     GpuProfile,
     LaunchSpec,
+    Level,
     ModelFiles,
+    OpenLoop,
     Scenario,
 )
 from harness.store import RunFolder
@@ -63,6 +66,39 @@ class Users(click.ParamType[tuple[int, ...]]):
             self.fail(f"{value!r} is not a list of whole numbers such as 1,5,10", param, ctx)
         if levels[0] < 1 or levels[-1] > 10_000:
             self.fail(f"{value!r}: users go from 1 to 10000", param, ctx)
+        return tuple(levels)
+
+
+class Share(click.ParamType[float]):
+    """3%, as 0.03."""
+
+    name = "PERCENT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Between 0 and 1."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)%", str(value))
+        if found is None or not 0 < float(found[1]) < 100:
+            self.fail(f"{value!r} is not a share such as 3%", param, ctx)
+        return float(found[1]) / 100
+
+
+class Rates(click.ParamType[tuple[float, ...]]):
+    """0.5,1,2: requests per second."""
+
+    name = "R,R,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Ascending, without doubles."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            levels = sorted({float(part) for part in str(value).split(",")})
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 0.5,1,2", param, ctx)
+        if not 0 < levels[0] <= levels[-1] <= 10_000:  # also refuses nan
+            self.fail(f"{value!r}: rates are over 0 and go up to 10000", param, ctx)
         return tuple(levels)
 
 
@@ -132,6 +168,11 @@ def profile_for(name: str | None) -> GpuProfile:
     wanted = None if name is None else config.gpu_profile(name)
     if wanted is not None and wanted.is_cpu:
         return wanted
+    if wanted is not None and wanted.is_predict_only:
+        raise UsageError(
+            f"--gpu {wanted.name}: harness launches no engine on {wanted.title}",
+            hint=f"see what its data sheet allows: harness predict --gpu {wanted.name} --model {wanted.default_model}",
+        )
     gpu = telemetry.open_gpu()
     if gpu is None:
         if wanted is not None:
@@ -159,10 +200,10 @@ def profile_for(name: str | None) -> GpuProfile:
     return wanted
 
 
-def files_for(model: str, *, vllm_python: str | None, needs_vllm: bool) -> ModelFiles:
-    """The model's files, fetched where they are not here."""
+def files_for(model: str, *, vllm_python: str | None, needs_vllm: bool, precision: str | None = None) -> ModelFiles:
+    """The model's files, fetched where they are not here; `precision` is of the GGUF file or Ollama's tag."""
     interpreter = str(engines.find_vllm(vllm_python).python) if needs_vllm else None
-    return models.fetch(model, vllm_python=interpreter, say=say)
+    return models.fetch(model, vllm_python=interpreter, say=say, precision=precision)
 
 
 def write_report(folder: RunFolder, out: Path) -> Path:
@@ -194,10 +235,10 @@ def writable(folder: Path) -> Path:
     return folder
 
 
-def refuse_in_vain(out: Path, *, repeats: int | None) -> None:
+def refuse_in_vain(out: Path, *, repeats: int | None, blocks: int = 1) -> None:
     """Raises: UsageError for what would make an hour of measuring worthless at its end."""
     writable(out)
-    if repeats == 1:
+    if repeats == 1 and blocks == 1:
         raise UsageError("--repeats 1: a ratio needs two repeats a side", hint="say --repeats 2 or more")
 
 
@@ -257,9 +298,18 @@ def spec_for(
     return bench.launch_spec(engine, files, flags=flags, program=program, slots=slots)
 
 
-def at_levels(scenario: Scenario, users: Sequence[int]) -> Scenario:
-    """The scenario with the levels that are really measured: what a run records must be what it did."""
-    return msgspec.structs.replace(scenario, load=msgspec.structs.replace(scenario.load, users=tuple(users)))
+def at_levels(
+    scenario: Scenario, users: Sequence[int] | None, *, rates_per_s: Sequence[float] | None = None
+) -> Scenario:
+    """The scenario with the levels that are really measured. Raises: UsageError where it has none of that kind."""
+    if users is not None and not isinstance(scenario.load, ClosedLoop):
+        raise UsageError(f"--users: {scenario.name} is no load of users", hint="leave it out")
+    if rates_per_s is not None and not isinstance(scenario.load, OpenLoop):
+        raise UsageError(
+            f"--rates: {scenario.name} is no load of requests per second", hint='name a scenario of kind = "open"'
+        )
+    levels = [*(Level(users=count) for count in users or ()), *(Level(rate_per_s=rate) for rate in rates_per_s or ())]
+    return scenario.at(levels) if levels else scenario
 
 
 def parsed_flags(words: Sequence[str], *, option: str = "--flag", example: str = "max-num-seqs=64") -> Flags:

@@ -1,12 +1,17 @@
 """`harness compare`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from harness import compare, config, engines, store, tune
+from harness import baseline as baseline_settings
+from harness import bench, compare, config, engines, fairness, models, store, telemetry, tune
+from harness.baseline import Settings
 from harness.cli.common import (
     TARGET_MISSED,
+    Duration,
+    Share,
     at_levels,
     cell_answer,
     cli,
@@ -20,23 +25,35 @@ from harness.cli.common import (
     reports_option,
     running_ollama,
     say,
-    spec_for,
     spoiled,
     untrusted,
     write_report,
 )
-from harness.errors import MeasurementInvalid, UsageError
+from harness.engines.flags import words
+from harness.errors import MeasurementInvalid, ModelUnavailable, UsageError
+from harness.models.gguf_f16 import with_f16
 from harness.records import (
+    ClosedLoop,
     Comparison,
+    Flags,
     GpuProfile,
+    LaunchSpec,
+    ModelFiles,
     Preset,
     Run,
     Scenario,
+    Tier,
 )
 from harness.report import text
 
 COMPARE_SCENARIOS = ("sequential", "concurrent", "streaming")
 BASELINES = ("ollama", "llamacpp", "vllm")
+MIN_REPEATS = 3
+"""Of each level on each side, in all blocks together."""
+MIN_REPEATS_IN_BLOCK = 2
+BUDGET_S = 1800.0
+AS_PEOPLE_RUN = "q4_k_m"
+"""What most of Ollama's own tags are quantised to."""
 
 
 @cli.command("compare")
@@ -52,6 +69,25 @@ BASELINES = ("ollama", "llamacpp", "vllm")
     help="vllm (tuned where there is a preset), a preset file, or a run.",
 )
 @click.option("--defaults", is_flag=True, help="Take vLLM's own defaults even where there is a preset.")
+@click.option(
+    "--tier",
+    type=click.Choice([tier.value for tier in Tier]),
+    default=Tier.AS_RUN.value,
+    show_default=True,
+    help="as-run: what people run, the baseline with its own quantisation and defaults. equal: weights and KV cache "
+    "of 16 bits on both sides, the same context, and a slot of the baseline for each user as far as memory goes.",
+)
+@click.option("--baseline-weights", metavar="PRECISION", help="With --tier as-run: another quantisation, say q8_0.")
+@click.option(
+    "--tuned-baseline/--no-tuned-baseline",
+    default=None,
+    help="Also measure the baseline with the best of its own settings. Default: yes for Ollama and llama.cpp.",
+)
+@click.option(
+    "--blocks", type=click.IntRange(1, 20), default=2, show_default=True, help="Launches of each side, in turns."
+)
+@click.option("--precision", type=Share(), help="Add blocks until ratios are known this well, say 3%.")
+@click.option("--budget", type=Duration(), help="With --precision: time for the blocks that are added. Default: 30m.")
 @click.option("--scenario", "scenario_names", multiple=True, help="Name or TOML file; repeatable. Default: all three.")
 @click.option("--ollama-bin", help="Ollama's binary. Default: the one on PATH.")
 @click.option("--ollama-url", help="An Ollama that already runs; nothing is launched or stopped.")
@@ -71,6 +107,12 @@ def compare_command(
     baseline: str,
     candidate: str,
     defaults: bool,
+    tier: str,
+    baseline_weights: str | None,
+    tuned_baseline: bool | None,
+    blocks: int,
+    precision: float | None,
+    budget: float | None,
     scenario_names: tuple[str, ...],
     ollama_bin: str | None,
     ollama_url: str | None,
@@ -78,14 +120,19 @@ def compare_command(
     slots: int,
 ) -> int:
     """Measure vLLM against Ollama at rising concurrency and judge the targets."""
-    refuse_in_vain(out, repeats=repeats)
-    if ollama_url is None and ollama_model is not None:
-        raise UsageError("--ollama-model belongs to --ollama-url", hint="the registry says it otherwise")
-    if ollama_url is not None and (baseline != "ollama" or ollama_bin is not None or slots != 1):
-        raise UsageError(
-            "--ollama-url is a running Ollama: it goes with --baseline ollama, without --ollama-bin and --slots",
-            hint="how many slots it has, it was told when it was started",
-        )
+    refuse_in_vain(out, repeats=repeats, blocks=blocks)
+    refuse_contradictions(
+        baseline=baseline,
+        tier=Tier(tier),
+        weights=baseline_weights,
+        tuned=tuned_baseline,
+        precision=precision,
+        budget=budget,
+        url=ollama_url,
+        tag=ollama_model,
+        program=ollama_bin,
+        slots=slots,
+    )
     if baseline == "ollama" and ollama_url is None:
         engines.find_ollama(ollama_bin)
     profile = profile_for(gpu)
@@ -93,36 +140,33 @@ def compare_command(
     name = model_name or (preset.model if preset else profile.default_model)
     if preset is not None and preset.model != name:
         raise UsageError(f"the preset is for {preset.model}, not {name}", hint="leave --model out")
-    files = files_for(name, vllm_python=vllm_python, needs_vllm=True)
-    loads: dict[str, tuple[Scenario, tuple[int, ...]]] = {}
-    for wanted in scenario_names or COMPARE_SCENARIOS:
-        scenario = config.scenario(wanted, is_cpu=profile.is_cpu)
-        is_ladder = len(scenario.load.users) > 1
-        if scenario.name in loads:
-            raise UsageError(f"two scenarios are called {scenario.name}", hint="rename one: name = …")
-        levels = users if users and is_ladder else scenario.load.users
-        loads[scenario.name] = (at_levels(scenario, levels), levels)
-    if users and not any(levels == users for _, levels in loads.values()):
-        raise UsageError("--users: none of these scenarios has a ladder of users", hint="leave it out")
-    flags = preset.flags if preset else {}
-    programs = {"vllm": vllm_python, "ollama": ollama_bin}
-    spec = (
-        running_ollama(name, url=ollama_url, tag=ollama_model or files.ollama_tag or name)
-        if ollama_url is not None
-        else spec_for(baseline, name, profile=profile, flags={}, program=programs.get(baseline), slots=slots)
-    )
+    loads = chosen_loads(scenario_names, profile=profile, users=users)
+    flags, most = preset.flags if preset else {}, None
+    files = weights_for(name, baseline=baseline, tier=Tier(tier), precision=baseline_weights, vllm_python=vllm_python)
+    if baseline == "vllm":
+        context: Flags = {name: flags[name] for name in flags if name == "max-model-len" and tier == Tier.EQUAL}
+        spec = tune.vllm_spec(files, profile, flags=context, python=vllm_python)
+    elif ollama_url is not None:
+        spec = running_ollama(name, url=ollama_url, tag=ollama_model or files.ollama_tag or name)
+    else:
+        spec = bench.launch_spec(baseline, files, program=ollama_bin if baseline == "ollama" else None, slots=slots)
+        most = settings_for(loads, files=files, profile=profile, flags=flags)
+        if tier == Tier.EQUAL:
+            spec, flags = baseline_settings.with_settings(spec, most), {"max-model-len": most.context_tokens, **flags}
     is_tuned = preset is not None and not preset.is_default
     plan = compare.Plan(
         gpu=profile.name,
         is_cpu=profile.is_cpu,
         model=name,
-        baseline=compare.Side(spec=spec, title_suffix=tune.defaults_suffix(profile) if baseline == "vllm" else ""),
-        candidate=compare.Side(
-            spec=tune.vllm_spec(files, profile, flags=flags, python=vllm_python),
-            title_suffix=", tuned" if is_tuned else tune.defaults_suffix(profile),
-        ),
+        tier=Tier(tier),
+        baseline=compare.Side(spec=spec, title_suffix=defaults_suffix(spec) if baseline == "vllm" else ""),
+        candidate=candidate_side(files, profile, flags=flags, python=vllm_python, is_tuned=is_tuned),
+        tuned_most=most if tuned_baseline is not False else None,
         loads=loads,
-        repeats=repeats or 3,
+        blocks=blocks,
+        repeats=repeats or default_repeats(profile, blocks=blocks),
+        precision_ratio=precision,
+        budget_s=BUDGET_S if budget is None else budget,
         preset=preset,
         tuned_in=tuned_in,
         seed=seed,
@@ -130,14 +174,18 @@ def compare_command(
         targets=() if baseline == "vllm" or any(n.endswith(".toml") for n in scenario_names) else config.targets(),
     )
     engines.refuse_unknown_flags(plan.candidate.spec)
-    folder = compare.run(plan, results=results, say=say)
+    done = compare.run(plan, results=results, say=say)
+    folder = done.folder
     page = write_report(folder, out)
     run = folder.run()
-    error = untrusted(folder.cells()) or open_target(run)
+    error = untrusted([cell for cell in folder.cells() if cell.role in compare.ROLES]) or open_target(run)
     document = {
         "run": run.id,
+        "tier": tier,
         "cells": [cell_answer(cell) for cell in folder.cells()],
         "comparisons": run.comparisons,
+        "manifest": run.manifest,
+        "precision": done.precision,
         "targets_judged": len(judged(run)),
         "report": str(page),
     }
@@ -145,6 +193,149 @@ def compare_command(
     if not judged(run):
         say("no target was judged: targets.toml has none for these scenarios and users, or for this baseline")
     return spoiled(error) or target_exit_code(run)
+
+
+def refuse_contradictions(
+    *,
+    baseline: str,
+    tier: Tier,
+    weights: str | None,
+    tuned: bool | None,
+    precision: float | None,
+    budget: float | None,
+    url: str | None,
+    tag: str | None,
+    program: str | None,
+    slots: int,
+) -> None:
+    """Raises: UsageError for options that do not go together."""
+    if url is None and tag is not None:
+        raise UsageError("--ollama-model belongs to --ollama-url", hint="the registry says it otherwise")
+    if url is not None and (baseline != "ollama" or program is not None or slots != 1):
+        raise UsageError(
+            "--ollama-url is a running Ollama: it goes with --baseline ollama, without --ollama-bin and --slots",
+            hint="how many slots it has, it was told when it was started",
+        )
+    if url is not None and (tuned or tier == Tier.EQUAL):
+        raise UsageError(
+            f"{'--tuned-baseline' if tuned else '--tier equal'} starts Ollama with settings of its own, and the one at "
+            f"{url} runs already",
+            hint="leave --ollama-url out; Ollama is then started and stopped here",
+        )
+    if tuned and baseline not in baseline_settings.TUNABLE:
+        raise UsageError(
+            f"--tuned-baseline: no settings of {baseline} are searched here", hint="harness tune searches vLLM's"
+        )
+    if weights is not None and (tier == Tier.EQUAL or baseline == "vllm" or url is not None):
+        raise UsageError(
+            "--baseline-weights goes with --tier as-run and a baseline that is started here, not vLLM",
+            hint="the equal tier takes 16 bits on both sides",
+        )
+    if tier == Tier.EQUAL and slots != 1:
+        raise UsageError("--slots: the equal tier gives each user one", hint="leave it out")
+    if budget is not None and precision is None:
+        raise UsageError("--budget belongs to --precision", hint="say how well ratios are to be known: --precision 3%")
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def default_repeats(profile: GpuProfile, *, blocks: int) -> int:
+    """Of each level in each block. Without a GPU one where there are blocks to set beside it: it shows the way only."""
+    if profile.is_cpu and blocks > 1:
+        return 1
+    return max(MIN_REPEATS_IN_BLOCK, -(-MIN_REPEATS // blocks))
+
+
+def chosen_loads(
+    scenario_names: Sequence[str], *, profile: GpuProfile, users: tuple[int, ...] | None
+) -> tuple[Scenario, ...]:
+    """The scenarios with the levels that are measured. Raises: UsageError."""
+    loads: dict[str, Scenario] = {}
+    for wanted in scenario_names or COMPARE_SCENARIOS:
+        scenario = config.scenario(wanted, is_cpu=profile.is_cpu)
+        if scenario.name in loads:
+            raise UsageError(f"two scenarios are called {scenario.name}", hint="rename one: name = …")
+        is_ladder = isinstance(scenario.load, ClosedLoop) and len(scenario.load.users) > 1
+        loads[scenario.name] = at_levels(scenario, users if is_ladder else None)
+    if users and not any(tuple(level.users for level in one.levels) == users for one in loads.values()):
+        raise UsageError("--users: none of these scenarios has a ladder of users", hint="leave it out")
+    return tuple(loads.values())
+
+
+def weights_for(name: str, *, baseline: str, tier: Tier, precision: str | None, vllm_python: str | None) -> ModelFiles:
+    """The model's files as this tier wants them, fetched or made where they are not here.
+
+    Raises: UsageError: in the equal tier, where the two sides cannot have the same precision.
+    """
+    entry = models.entry(name)
+    if baseline == "vllm":
+        return files_for(name, vllm_python=vllm_python, needs_vllm=True)
+    if baseline == "llamacpp" and entry.gguf_file is None:
+        raise UsageError(
+            f"{name} has no GGUF file in the registry, so llama.cpp cannot serve it here",
+            hint="compare with Ollama itself, which fetches its own: https://ollama.com/download",
+        )
+    if tier == Tier.EQUAL:
+        return equal_weights(name, vllm_python=vllm_python)
+    if precision is None and models.is_synthetic(name):
+        try:
+            return files_for(name, vllm_python=vllm_python, needs_vllm=True, precision=AS_PEOPLE_RUN)
+        except ModelUnavailable as error:
+            say(f"{name} stays in 16 bits, which is not what people run: {error.message}")
+    return files_for(name, vllm_python=vllm_python, needs_vllm=True, precision=precision)
+
+
+def equal_weights(name: str, *, vllm_python: str | None) -> ModelFiles:
+    """Weights of 16 bits for both sides. Raises: UsageError where there are none for one of them."""
+    if models.entry(name).gguf_package is not None:
+        files = with_f16(files_for(name, vllm_python=vllm_python, needs_vllm=True), say=say)
+    else:
+        files = files_for(name, vllm_python=vllm_python, needs_vllm=True, precision="f16")
+    if fairness.width(files.gguf_precision) != fairness.width(files.vllm_precision):
+        raise UsageError(
+            f"--tier equal: {name} is {files.gguf_precision or 'of unknown precision'} for the baseline and "
+            f"{files.vllm_precision or 'of unknown precision'} for vLLM",
+            hint=f"take synthetic weights of its shape, --model synth-{name}, or --tier as-run",
+        )
+    return files
+
+
+def settings_for(loads: Sequence[Scenario], *, files: ModelFiles, profile: GpuProfile, flags: Flags) -> Settings:
+    """The most that the baseline is given: vLLM's context, and a slot for each user as far as memory goes."""
+    shape = models.entry(files.model).shape
+    asked = flags.get("max-model-len")
+    context = (
+        asked
+        if isinstance(asked, int)
+        else baseline_settings.context_for((one.workload for one in loads), longest=shape.max_context_tokens)
+    )
+    slots = baseline_settings.slots_for(
+        (level for one in loads for level in one.levels),
+        profile=profile,
+        shape=shape,
+        precision=files.gguf_precision,
+        context_tokens=context,
+        machine_bytes=telemetry.host().memory_bytes,
+    )
+    return Settings(slots=slots, context_tokens=context)
+
+
+def candidate_side(
+    files: ModelFiles, profile: GpuProfile, *, flags: Flags, python: str | None, is_tuned: bool
+) -> compare.Side:
+    """vLLM as it is compared."""
+    spec = tune.vllm_spec(files, profile, flags=flags, python=python)
+    return compare.Side(spec=spec, title_suffix=", tuned" if is_tuned else defaults_suffix(spec))
+
+
+def defaults_suffix(spec: LaunchSpec) -> str:
+    """Behind the title of a vLLM without tuned flags: what it is passed all the same is no default."""
+    given = " ".join(words(spec.flags))
+    return f", defaults with {given}" if given else ", defaults"
+
+
+# ---------------------------------------------------------------- what it comes to
 
 
 def judged(run: Run) -> list[Comparison]:
@@ -171,6 +362,9 @@ def target_exit_code(run: Run) -> int:
         for row in judged(run)
     )
     return 0 if is_met else TARGET_MISSED
+
+
+# ---------------------------------------------------------------- the candidate's settings
 
 
 def chosen_preset(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from harness import config, doctor
+from harness import __version__, config, doctor, store, telemetry
 from harness.cli.common import (
     answer,
     cli,
@@ -26,7 +26,8 @@ def doctor_command(
     found = doctor.findings(profile=profile, vllm_python=vllm_python, ollama_bin=ollama_bin, results=results, say=say)
     code = next((finding.exit_code for finding in found if finding.exit_code), 0)
     if is_json:
-        answer({"checks": found, "fit": code == 0})
+        known = store.calibrations(results, host=telemetry.host(), harness_version=__version__)
+        answer({"checks": found, "fit": code == 0, "calibrations": known})
     else:
         warnings = sum(finding.state == doctor.State.WARNING for finding in found)
         doubt = f", but heed the {warnings} warnings above" if warnings else ""

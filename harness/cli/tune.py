@@ -24,6 +24,7 @@ from harness.cli.common import (
     write_report,
 )
 from harness.errors import UsageError
+from harness.records import ClosedLoop
 from harness.report import text
 
 
@@ -69,6 +70,8 @@ def tune_command(
     else:
         profile = profile_for(gpu)
         scenario = config.scenario(scenario_name, is_cpu=profile.is_cpu)
+        if not isinstance(scenario.load, ClosedLoop):
+            raise UsageError(f"{scenario.name} is no load of users", hint="harness tune needs a closed loop")
         levels = users or (profile.search.users if len(scenario.load.users) > 1 else scenario.load.users)
         tune.objective_named(objective, levels)
         name = model_name or profile.default_model

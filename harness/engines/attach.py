@@ -7,7 +7,7 @@ from typing import Final
 
 import httpx
 
-from harness.engines import talk
+from harness.engines import ollama, talk
 from harness.engines.running import Engine
 from harness.errors import EngineModelNotFound, EngineNotFound
 from harness.records import LaunchSpec
@@ -41,6 +41,7 @@ def attached(spec: LaunchSpec, *, url: str) -> Iterator[Engine]:
         name = TITLES.get(dialect, "server")
         if dialect == "ollama" and not _is_ollama_itself(http):
             name = "a server with Ollama's API, not Ollama,"
+        resolved = ollama.resolved(http, wanted) if dialect == "ollama" else {}
     yield Engine(
         name=spec.engine or dialect,
         title=f"{name} {version}".rstrip() + f" at {url}",
@@ -50,6 +51,7 @@ def attached(spec: LaunchSpec, *, url: str) -> Iterator[Engine]:
         dialect=dialect,
         model=wanted,
         launch_s=time.perf_counter() - started,
+        resolved=resolved,
     )
 
 

@@ -15,6 +15,9 @@ CONTEXT_TOKENS: Final = 4096
 BATCH_TOKENS: Final = 512
 """Ollama's `num_batch`, which it passes as both -b and -ub."""
 
+FLASH_ATTENTION: Final = ("auto", "on", "off")
+CACHE_TYPES: Final = ("f16", "q8_0")
+
 
 def parser() -> argparse.ArgumentParser:
     """The flags of the server."""
@@ -26,6 +29,13 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--context-tokens", type=int, default=CONTEXT_TOKENS, help=f"context of each slot (default {CONTEXT_TOKENS})"
     )
+    arguments.add_argument(
+        "--flash-attn", choices=FLASH_ATTENTION, default="auto", help="OLLAMA_FLASH_ATTENTION (default auto)"
+    )
+    for half in ("k", "v"):
+        arguments.add_argument(
+            f"--cache-type-{half}", choices=CACHE_TYPES, default="f16", help="OLLAMA_KV_CACHE_TYPE (default f16)"
+        )
     arguments.add_argument("--threads", type=int, default=-1, help="default: llama.cpp decides, as Ollama lets it")
     return arguments
 
@@ -46,12 +56,21 @@ def serve(arguments: argparse.Namespace) -> None:
     params.n_ubatch = BATCH_TOKENS
     params.cpuparams.n_threads = arguments.threads  # Ollama passes none: llama.cpp takes the physical cores
     params.n_gpu_layers = -1  # Ollama passes none: all that fit
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_AUTO  # Ollama: --flash-attn auto
+    kinds = xllamacpp.llama_flash_attn_type
+    params.flash_attn_type = {  # Ollama: --flash-attn auto
+        "auto": kinds.LLAMA_FLASH_ATTN_TYPE_AUTO,
+        "on": kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        "off": kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    }[arguments.flash_attn]
+    cache_types = {"f16": xllamacpp.ggml_type.GGML_TYPE_F16, "q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0}
+    params.cache_type_k = cache_types[arguments.cache_type_k]
+    params.cache_type_v = cache_types[arguments.cache_type_v]
     params.cont_batching = True  # llama.cpp's default, which Ollama leaves
     params.cache_prompt = True  # Ollama sends it with every request
     params.use_jinja = True  # chat templates of the GGUF file; Ollama leaves llama.cpp's default
     params.ui = False  # Ollama: --no-webui
     params.offline = True  # Ollama: --offline
+    params.endpoint_metrics = True  # ours: the queue and the KV cache are read while we measure
     print(f"xllamacpp {xllamacpp.__version__}", flush=True)  # noqa: T201 - read back from the log
     server = xllamacpp.Server(params)  # returns when the model is loaded
     while server:

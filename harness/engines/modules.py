@@ -14,7 +14,7 @@ import harness
 from harness.engines import talk
 from harness.engines.flags import words
 from harness.engines.process import free_port, process_group, wait_ready
-from harness.engines.running import Engine, death
+from harness.engines.running import Engine, death, size_of_weights
 from harness.errors import EngineModelNotFound, EngineNotFound
 from harness.records import Flags, LaunchSpec
 
@@ -75,6 +75,7 @@ def _served(
             env=spec.env,
             resolved=resolved_from_log(process.output()),
             slots=spec.slots if dialect == "llamacpp" else None,
+            weights_bytes=size_of_weights(spec.source),
         )
 
 

@@ -21,7 +21,7 @@ from harness.config import cache_folder
 from harness.engines import talk
 from harness.engines.failures import failure
 from harness.engines.process import ProcessGroup, free_port, process_group, wait_ready
-from harness.engines.running import Engine, death
+from harness.engines.running import Engine, death, size_of_weights
 from harness.errors import EngineBadFlag, EngineError, EngineHung, EngineModelNotFound, EngineNotFound
 from harness.records import Flags, LaunchSpec
 
@@ -107,8 +107,9 @@ def launched(spec: LaunchSpec, *, log: Path) -> Iterator[Engine]:
             launch_s=started_s + load_s,
             process=process,
             env=env,
-            resolved=_resolved(http, model),
+            resolved=resolved(http, model),
             slots=int(env.get("OLLAMA_NUM_PARALLEL", "1")),
+            weights_bytes=size_of_weights(spec.source) or _size_in_store(http, model),
         )
 
 
@@ -197,7 +198,7 @@ def _load_failure(title: str, model: str, trouble: str, process: ProcessGroup) -
     return failure(title, text, returncode=process.returncode, log=process.log, model=model)
 
 
-def _resolved(http: httpx.Client, model: str) -> Flags:
+def resolved(http: httpx.Client, model: str) -> Flags:
     """What Ollama says of the loaded model: `size-vram-bytes` below `size-bytes` means that a part is on the CPU."""
     match talk.get_json(http, "/api/ps"):
         case {"models": [*loaded]}:
@@ -209,6 +210,15 @@ def _resolved(http: httpx.Client, model: str) -> Flags:
                 if isinstance(entry.get(key), int)
             }
     return {}
+
+
+def _size_in_store(http: httpx.Client, model: str) -> int | None:
+    """Bytes of the model's files in the server's store. None: it does not say."""
+    match talk.get_json(http, "/api/tags"):
+        case {"models": [*stored]}:
+            mine = (one for one in stored if talk.is_listed(model, [str(one.get("name"))], api="ollama"))
+            return next((one["size"] for one in mine if isinstance(one.get("size"), int)), None)
+    return None
 
 
 def _error(answer: httpx.Response) -> str:

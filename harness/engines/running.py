@@ -36,6 +36,8 @@ class Engine:
     """What the engine itself says that it took, by flag name; empty where it says nothing."""
     slots: int | None = None
     """Requests that it works on at a time. None: not a thing this engine has, or not known."""
+    weights_bytes: int | None = None
+    """Size of the weights' files. None: they are not files that we can see."""
 
     @property
     def pid(self) -> int | None:
@@ -74,9 +76,19 @@ class Engine:
             argv=self.argv,
             env=dict(self.env),
             slots=self.slots,
+            weights_bytes=self.weights_bytes,
             log=self.log.name if self.log is not None else "",
             launch_s=None if self.process is None else self.launch_s,
         )
+
+
+def size_of_weights(source: str) -> int | None:
+    """Bytes of a GGUF file, or of all safetensors in a folder. None: `source` is neither, as an id of a hub."""
+    if not source:
+        return None
+    path = Path(source)
+    files = [path] if path.suffix == ".gguf" else path.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files if file.is_file()) or None
 
 
 def death(title: str, process: ProcessGroup, *, model: str = "") -> EngineError:

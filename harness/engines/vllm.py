@@ -21,7 +21,7 @@ from harness.engines import flags, talk
 from harness.engines.failures import plain
 from harness.engines.flags import ENTRY, Install
 from harness.engines.process import free_port, process_group, wait_ready
-from harness.engines.running import Engine, death
+from harness.engines.running import Engine, death, size_of_weights
 from harness.errors import EngineBadFlag, EngineModelNotFound, EngineNotFound
 from harness.records import Flags, LaunchSpec
 
@@ -173,6 +173,7 @@ def launched(spec: LaunchSpec, *, log: Path) -> Iterator[Engine]:
             process=process,
             env=env,
             resolved=resolved,
+            weights_bytes=size_of_weights(spec.source),
         )
 
 

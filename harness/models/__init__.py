@@ -1,6 +1,18 @@
 """Models: what they are called on both sides, their shapes, and their weights on this machine."""
 
-from harness.models.fetch import fetch, files
-from harness.models.registry import entries, entry
+from harness.models.library import fetch, files, is_synthetic
+from harness.models.registry import DEFAULT_SEED, entries, entry
+from harness.models.synth import PRECISIONS, made, place_of, synthesise
 
-__all__ = ["entries", "entry", "fetch", "files"]
+__all__ = [
+    "DEFAULT_SEED",
+    "PRECISIONS",
+    "entries",
+    "entry",
+    "fetch",
+    "files",
+    "is_synthetic",
+    "made",
+    "place_of",
+    "synthesise",
+]

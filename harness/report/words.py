@@ -7,9 +7,10 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
-from harness.records import CellState, Estimate, FlagValue, Outcome, RunState, Verdict
+from harness.records import Cell, CellState, Estimate, FlagValue, Level, Outcome, RunState, Sampling, Verdict
 
 DASH: Final = "–"
 DIGITS: Final = 3
@@ -23,6 +24,7 @@ FOOTNOTES: Final = {
 
 METRICS: Final = {
     "output_tok_s": ("tok/s", "Output tokens per second"),
+    "requests_per_s": ("req/s", "Answers per second"),
     "ttft_s": ("TTFT", "Time to first token"),
     "itl_s": ("ITL", "Gap between tokens"),
     "tpot_s": ("TPOT", "Time per output token"),
@@ -74,12 +76,18 @@ CELL_STATES: Final = {
     CellState.INVALID: Badge(text="INVALID", tone="bad", sign="!"),
     CellState.FAILED: Badge(text="FAILED", tone="bad", sign="✗"),
 }
+FLAGGED: Final = Badge(text="flagged", tone="unsure", sign="*")
 RUN_STATES: Final = {
     RunState.RUNNING: Badge(text="running", tone="unsure", sign="…"),
     RunState.DONE: Badge(text="done", tone="plain", sign="✓"),
     RunState.INTERRUPTED: Badge(text="interrupted", tone="unsure", sign="!"),
     RunState.FAILED: Badge(text="failed", tone="bad", sign="✗"),
 }
+
+
+def cell_badge(cell: Cell) -> Badge:
+    """A cell's state; one whose figures count, but not without what it is flagged for, is "flagged"."""
+    return FLAGGED if cell.state is CellState.MEASURED and cell.flags else CELL_STATES[cell.state]
 
 
 def outcome_badge(outcome: Outcome) -> Badge:
@@ -157,9 +165,49 @@ def duration(value: float) -> str:
     return f"{whole} s"
 
 
+def day(stamp: str) -> str:
+    """ "22 November 2026, 14:03 UTC"; a stamp that is no date stays as it is."""
+    try:
+        when = datetime.fromisoformat(stamp)
+    except ValueError:
+        return stamp
+    zone = when.tzname() or "no time zone"
+    return f"{when.day} {MONTHS[when.month - 1]} {when.year}, {when:%H:%M} {zone}"
+
+
+# Not strftime("%B"): its words follow the reader's locale.
+MONTHS: Final = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     """ "1 user", "50 users"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def load(level: Level) -> str:
+    """ "1 user", "50 users", "2.5 requests/s"; the one level of a replay is "as recorded"."""
+    if level.rate_per_s is not None:
+        return f"{level.rate_per_s:g} {'request' if level.rate_per_s == 1 else 'requests'}/s"
+    return plural(level.users, "user") if level.users else "as recorded"
+
+
+def loads(levels: Sequence[Level]) -> str:
+    """ "1, 5 and 50 users", "0.5 and 2 requests/s"."""
+    if len(levels) < 2 or any(level == Level() for level in levels):
+        return listed([load(level) for level in levels])
+    unit = "users" if levels[0].rate_per_s is None else "requests/s"
+    counts = [f"{level.users:,}" if level.rate_per_s is None else f"{level.rate_per_s:g}" for level in levels]
+    return f"{listed(counts)} {unit}"
+
+
+def at_load(level: Level) -> str:
+    """The same within a sentence: "alone", "at 50 users", "at 2.5 requests/s", "as recorded"."""
+    if level == Level(users=1):
+        return "alone"
+    return load(level) if level == Level() else f"at {load(level)}"
 
 
 def listed(parts: Sequence[str], *, last: str = "and") -> str:
@@ -198,8 +246,8 @@ def stat_words(stat: str) -> str:
 def scale(metric: str, value: float) -> tuple[float, str]:
     """Factor and unit in which `value` of `metric` is printed."""
     name, _ = split_metric(metric)
-    if name.endswith("tok_s"):
-        return 1.0, "tok/s"
+    if name in {"output_tok_s", "requests_per_s"}:
+        return 1.0, METRICS[name][0]
     return time_unit(value) if name.endswith("_s") else (1.0, "")
 
 
@@ -239,6 +287,18 @@ def ratio(found: Estimate | None) -> Shown:
     )
 
 
+def percent(value: float) -> str:
+    """A share of 0 to 1 (or a multiple of it): "95%", "0.4%", "1,240%"."""
+    return f"{fixed(100 * value, 0 if abs(value) >= 1 else 1).removesuffix('.0')}%"
+
+
+def percent_of(found: Estimate) -> Shown:
+    """A share with its interval, in percent."""
+    places = 1 if found.value > 0.9 or found.value < 0.1 else 0
+    low, high = (fixed(100 * bound, places) for bound in (found.low, found.high))
+    return Shown(text=f"{fixed(100 * found.value, places)}%", interval=f"{low}{DASH}{high}%")
+
+
 def times(value: float | None) -> str:
     """A ratio somebody chose, so as they wrote it: "1.5×", "2×"."""
     return DASH if value is None else f"{value:g}×"
@@ -260,6 +320,21 @@ def footnotes(marks: Iterable[str]) -> tuple[str, ...]:
 def geometric_mean(values: Sequence[float]) -> float:
     """Of at least one value; 0 where one of them is."""
     return math.exp(math.fsum(math.log(value) for value in values) / len(values)) if min(values) > 0 else 0.0
+
+
+def sampling(values: Sampling) -> str:
+    """All sampling values; the defaults are greedy decoding."""
+    return ", ".join(
+        (
+            f"temperature {values.temperature:g}" + (" (greedy)" if values.temperature == 0 else ""),
+            f"top-p {values.top_p:g}",
+            f"top-k {values.top_k or 'off'}",
+            f"min-p {values.min_p:g}",
+            f"repeat penalty {values.repeat_penalty:g}",
+            f"presence penalty {values.presence_penalty:g}",
+            f"frequency penalty {values.frequency_penalty:g}",
+        )
+    )
 
 
 # ---------------------------------------------------------------- flags

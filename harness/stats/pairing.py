@@ -1,17 +1,21 @@
 """Baseline cells against candidate cells: a ratio, a verdict and a target for each load and metric."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from harness.records import Cell, CellState, Comparison, Estimate, Target, Verdict
-from harness.stats.estimate import ratio
+from harness.records import Cell, CellState, Comparison, Estimate, Level, Target, Verdict
+from harness.stats.estimate import Blocks, ratio
 from harness.stats.verdict import NOISE_RATIO, is_met, verdict
 
 METRICS = ("output_tok_s", "ttft_s.p50", "itl_s.p50", "tpot_s.p50", "e2e_s.p50", "e2e_s.p95")
+HIGHER_IS_BETTER = frozenset({"output_tok_s", "requests_per_s"})
+"""All other metrics are times."""
+PRECISE_METRICS = ("output_tok_s", "ttft_s.p50", "e2e_s.p50")
+"""What `--precision` holds for besides metrics with a target: those that a reader decides by."""
 MAX_LENGTH_DIFFERENCE = 0.01
-"""Answers whose mean lengths differ by more are not the same work: no verdict on whole answers then."""
+"""Prompts or answers whose mean lengths differ by more are not the same work."""
 
 
 def value(cell: Cell, metric: str) -> float | None:
@@ -22,43 +26,86 @@ def value(cell: Cell, metric: str) -> float | None:
     return None if estimate is None else estimate.value
 
 
+def level_of(row: Cell | Comparison | Target) -> Level:
+    """The load that a cell, a row or a target is of."""
+    return Level(users=row.users, rate_per_s=None if isinstance(row, Target) else row.rate_per_s)
+
+
 def comparisons(
-    baseline: Sequence[Cell], candidate: Sequence[Cell], *, targets: Sequence[Target], gpu: str, model: str
+    baseline: Sequence[Cell],
+    candidate: Sequence[Cell],
+    *,
+    targets: Sequence[Target],
+    gpu: str,
+    model: str,
+    against: str = "baseline",
+    faults: Sequence[str] = (),
 ) -> tuple[Comparison, ...]:
-    """One row per scenario, users and metric that either side measured or a target names, in the order measured.
+    """One row per scenario, level and metric that either side measured or a target names, in the order measured.
 
     A target whose figure is missing has its row too, with the reason: left out, it would count as met.
+
+    Args:  against: the baseline's role. faults: of the manifest; where there is one, no row has a ratio.
     """
-    loads = dict.fromkeys((cell.scenario, cell.users) for cell in (*baseline, *candidate))
+    loads = dict.fromkeys((cell.scenario, level_of(cell)) for cell in (*baseline, *candidate))
     rows = []
-    for scenario, users in loads:
-        ours = [[c for c in side if (c.scenario, c.users) == (scenario, users)] for side in (baseline, candidate)]
-        aimed = {target.metric for target in targets if (target.scenario, target.users) == (scenario, users)}
+    for scenario, level in loads:
+        old, new = (
+            [c for c in side if (c.scenario, level_of(c)) == (scenario, level)] for side in (baseline, candidate)
+        )
+        here = [target for target in targets if (target.scenario, level_of(target)) == (scenario, level)]
+        aimed = {target.metric for target in here}
         for metric in dict.fromkeys((*METRICS, *sorted(aimed))):
-            if metric in aimed or any(value(cell, metric) is not None for side in ours for cell in side):
-                row = comparison(ours[0], ours[1], scenario=scenario, users=users, metric=metric)
-                rows.append(with_target(row, ours[1], targets=targets, gpu=gpu, model=model))
+            if metric in aimed or any(value(cell, metric) is not None for cell in (*old, *new)):
+                row = comparison(
+                    old, new, scenario=scenario, level=level, metric=metric, against=against, faults=faults
+                )
+                rows.append(with_target(row, new, targets=here, gpu=gpu, model=model))
     return tuple(rows)
 
 
 def comparison(
-    baseline: Sequence[Cell], candidate: Sequence[Cell], *, scenario: str, users: int, metric: str
+    baseline: Sequence[Cell],
+    candidate: Sequence[Cell],
+    *,
+    scenario: str,
+    level: Level,
+    metric: str,
+    against: str = "baseline",
+    faults: Sequence[str] = (),
 ) -> Comparison:
-    """The ratio over repeats, over 1 where the candidate is faster; cells that are not MEASURED stay out."""
-    sides = [valid_values(side, metric) for side in (baseline, candidate)]
-    reason = why_not(baseline, candidate, sides=sides, metric=metric)
-    slow, fast = (sides[0], sides[1]) if metric == "output_tok_s" else (sides[1], sides[0])
+    """The ratio over blocks and repeats, over 1 where the candidate is faster; only MEASURED cells enter."""
+    sides = [by_block(side, metric) for side in (baseline, candidate)]
+    old, new = (flat(side) for side in sides)
+    reason = " ".join(faults) or why_not(baseline, candidate, values=(old, new), metric=metric, against=against)
+    slow, fast = sides if metric in HIGHER_IS_BETTER else reversed(sides)
     found = None if reason else ratio([(slow, fast)])
+    mean = geometric_mean(old)
     return Comparison(
         scenario=scenario,
-        users=users,
+        users=level.users,
+        rate_per_s=level.rate_per_s,
+        against=against,
         metric=metric,
-        baseline=geometric_mean(sides[0]),
-        candidate=geometric_mean(sides[1]),
+        baseline=mean,
+        candidate=geometric_mean(new),
         ratio=found,
         verdict=verdict(found),
         reason=reason or why_undecided(found),
+        ceiling_ratio=ceiling_ratio(candidate, metric, baseline=mean),
     )
+
+
+# ---------------------------------------------------------------- which values count
+
+
+def by_block(cells: Sequence[Cell], metric: str, *, blocks: Collection[int] | None = None) -> list[list[float]]:
+    """The metric of each MEASURED cell that has it, launch by launch; an empty list for a launch without any.
+
+    Args:  blocks: numbers of the launches, where they are more than those of `cells`.
+    """
+    numbers = sorted({cell.block for cell in cells} if blocks is None else blocks)
+    return [valid_values([cell for cell in cells if cell.block == number], metric) for number in numbers]
 
 
 def valid_values(cells: Sequence[Cell], metric: str) -> list[float]:
@@ -67,22 +114,43 @@ def valid_values(cells: Sequence[Cell], metric: str) -> list[float]:
     return [v for v in found if v is not None]
 
 
+def flat(blocks: Blocks) -> list[float]:
+    """All values, whichever launch they are of."""
+    return [value for block in blocks for value in block]
+
+
 def why_not(
-    baseline: Sequence[Cell], candidate: Sequence[Cell], *, sides: Sequence[Sequence[float]], metric: str
+    baseline: Sequence[Cell],
+    candidate: Sequence[Cell],
+    *,
+    values: tuple[Sequence[float], Sequence[float]],
+    metric: str,
+    against: str,
 ) -> str:
     """Why no ratio may be formed; empty where it may."""
-    for name, cells, values in zip(("baseline", "candidate"), (baseline, candidate), sides, strict=True):
-        if len(values) < 2:
+    for name, cells, found in zip((against, "candidate"), (baseline, candidate), values, strict=True):
+        if len(found) < 2:
             bad = [cell for cell in cells if cell.state != CellState.MEASURED]
             because = f": {bad[0].state}, {'; '.join(bad[0].reasons)}" if bad else ""
-            if len(values) < len(cells) and not bad:
+            if len(found) < len(cells) and not bad:
                 because = f": too few requests in a repeat for an interval around {metric}"
-            return f"{len(values)} of {len(cells)} repeats of the {name} count, 2 are needed{because}"
+            return f"{len(found)} of {len(cells)} repeats of the {name} count, 2 are needed{because}"
+    old, new = (mean_count(side, lambda cell: cell.prompt_tokens_mean) for side in (baseline, candidate))
+    if is_other_work(old, new):
+        return (
+            f"the same prompts were {old:.1f} tokens to the {against} and {new:.1f} to the candidate, over "
+            f"{MAX_LENGTH_DIFFERENCE:.0%} apart: not the same work"
+        )
     if metric.startswith("e2e"):
         old, new = mean_output_tokens(baseline), mean_output_tokens(candidate)
-        if old and new and max(old, new) / min(old, new) - 1 > MAX_LENGTH_DIFFERENCE:
+        if is_other_work(old, new):
             return f"answers differ in length ({old:.1f} and {new:.1f} tokens): whole answers are not the same work"
     return ""
+
+
+def is_other_work(old: float | None, new: float | None) -> bool:
+    """Whether two mean counts of tokens are known and differ by more than 1%."""
+    return bool(old and new and max(old, new) / min(old, new) - 1 > MAX_LENGTH_DIFFERENCE)
 
 
 def why_undecided(found: Estimate | None) -> str:
@@ -96,10 +164,15 @@ def why_undecided(found: Estimate | None) -> str:
 
 def mean_output_tokens(cells: Sequence[Cell]) -> float | None:
     """Over the MEASURED cells, each weighed by its requests. None where nothing was counted."""
+    return mean_count(cells, lambda cell: cell.output_tokens_mean)
+
+
+def mean_count(cells: Sequence[Cell], count: Callable[[Cell], float | None]) -> float | None:
+    """A mean per request over the MEASURED cells. None where nothing was counted."""
     counted = [
-        (cell.output_tokens_mean, cell.requests)
+        (found, cell.requests)
         for cell in cells
-        if cell.state == CellState.MEASURED and cell.output_tokens_mean is not None
+        if cell.state == CellState.MEASURED and (found := count(cell)) is not None
     ]
     requests = sum(n for _, n in counted)
     return sum(mean * n for mean, n in counted) / requests if requests else None
@@ -112,13 +185,14 @@ def geometric_mean(values: Sequence[float]) -> float | None:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
+# ---------------------------------------------------------------- targets and ceilings
+
+
 def with_target(
     row: Comparison, candidate: Sequence[Cell], *, targets: Sequence[Target], gpu: str, model: str
 ) -> Comparison:
     """The row with what targets.toml says of it; absolute times only on the card and model they were set for."""
     for target in targets:
-        if (target.scenario, target.users) != (row.scenario, row.users):
-            continue
         if target.metric == row.metric:
             row = msgspec.structs.replace(
                 row,
@@ -126,12 +200,86 @@ def with_target(
                 done=target.done_ratio,
                 stretch=target.stretch_ratio,
                 met=is_met(row.ratio, target.target_ratio),
+                reach=reach(target.target_ratio, row.ceiling_ratio),
             )
         if target.absolute_metric == row.metric and target.absolute_s and (target.gpu, target.model) == (gpu, model):
-            times = valid_values(candidate, row.metric)
-            against = ratio([(times, [target.absolute_s] * len(times))]) if times else None
+            times = by_block(candidate, row.metric)
+            against = ratio([(times, [[target.absolute_s] * max(2, len(flat(times)))])])
             row = msgspec.structs.replace(row, absolute_s=target.absolute_s, absolute_met=is_met(against, 1.0))
     return row
+
+
+def ceiling_ratio(candidate: Sequence[Cell], metric: str, *, baseline: float | None) -> float | None:
+    """The largest ratio that the card allows the candidate over what the baseline measured. None: not known.
+
+    More per second is better up to a ceiling: ceiling over baseline. Times are better down to a floor: baseline over
+    floor. Where cells were given different limits, the most generous one counts.
+    """
+    known = [limit for cell in candidate if (limit := limit_of(cell, metric)) is not None]
+    if not known or not baseline:
+        return None
+    return max(known) / baseline if metric in HIGHER_IS_BETTER else baseline / min(known)
+
+
+def limit_of(cell: Cell, metric: str) -> float | None:
+    """What the data sheet allows the cell at best in this metric; None where it is not known, or says nothing.
+
+    The time between two tokens is never less on average than that of the gaps, whatever it is called; a whole answer
+    takes the time to its first token and then a gap for each other one.
+    """
+    name, limits = metric.partition(".")[0], cell.ceilings
+    if name == "tpot_s":
+        limit = limits.get(name, limits.get("itl_s"))
+    elif name == "e2e_s" and name not in limits:
+        limit = whole_answer_s(limits, output_tokens=cell.output_tokens_mean)
+    else:
+        limit = limits.get(name)
+    return limit if limit and limit > 0 else None
+
+
+def whole_answer_s(limits: Mapping[str, float], *, output_tokens: float | None) -> float | None:
+    """The least time for an answer of so many tokens. None where a part of it is not known."""
+    if "ttft_s" not in limits or "itl_s" not in limits or output_tokens is None:
+        return None
+    return limits["ttft_s"] + limits["itl_s"] * max(output_tokens - 1, 0.0)
+
+
+def reach(target: float, ceiling: float | None) -> str:
+    """The target against the largest ratio that the card allows, in words; empty where that is not known."""
+    if ceiling is None:
+        return ""
+    return "reachable" if target <= ceiling else f"unreachable: at most {ceiling:.2f}x"
+
+
+# ---------------------------------------------------------------- what is not known well enough yet
+
+
+def wanting(rows: Sequence[Comparison], *, precision_ratio: float) -> tuple[tuple[str, Level], ...]:
+    """The loads that need more repeats, in the order of the rows.
+
+    A row asks for more where it has a target and is UNDECIDED, or its interval straddles the target; and where its
+    metric has a target or is one that a reader decides by, and half of the interval is over `precision_ratio` of the
+    value. A row without a ratio asks for nothing: its reason is not one that repeats mend.
+    """
+    return tuple(dict.fromkeys((row.scenario, level_of(row)) for row in rows if wants_more(row, precision_ratio)))
+
+
+def wants_more(row: Comparison, precision_ratio: float) -> bool:
+    """Whether this row is not known well enough."""
+    if row.ratio is None:
+        return False
+    if row.target is not None and (row.verdict == Verdict.UNDECIDED or row.met is None):
+        return True
+    is_asked = row.target is not None or row.metric in PRECISE_METRICS
+    return is_asked and half_width_ratio(row.ratio) > precision_ratio
+
+
+def half_width_ratio(found: Estimate) -> float:
+    """Half of the interval over the value."""
+    return (found.high - found.low) / 2 / found.value
+
+
+# ---------------------------------------------------------------- the objective of a search
 
 
 def objective(
@@ -141,8 +289,12 @@ def objective(
 
     Returns:  None where a level has fewer than two valid repeats on a side: a mean over fewer levels is another figure.
     """
-    pairs = []
+    numbers = [sorted({cell.block for cell in side}) for side in (baseline, candidate)]
+    loads = []
     for users in levels:
-        old, new = (valid_values([c for c in side if c.users == users], metric) for side in (baseline, candidate))
-        pairs.append((old, new) if metric == "output_tok_s" else (new, old))
-    return ratio(pairs)
+        old, new = (
+            by_block([c for c in side if c.users == users], metric, blocks=blocks)
+            for side, blocks in zip((baseline, candidate), numbers, strict=True)
+        )
+        loads.append((old, new) if metric in HIGHER_IS_BETTER else (new, old))
+    return ratio(loads)

@@ -25,7 +25,7 @@ users = [1, 8]
 requests_per_user = 6
 min_s = 1.2
 max_s = 30
-warmup_output_tokens = 1
+warmup_max_s = 20
 """
 
 

@@ -77,6 +77,14 @@ def test_bench_speaks_to_a_server_that_already_runs(harness: Harness, small_scen
         (["report", "nothing"], "no run called"),
         (["models", "fetch", "smollm"], "smollm2-135m"),
         (["compare"], "--baseline"),
+        (["compare", "--baseline", "llamacpp", "--precision", "3"], "not a share such as 3%"),
+        (["compare", "--baseline", "llamacpp", "--budget", "5m"], "--precision 3%"),
+        (["compare", "--baseline", "vllm", "--tuned-baseline"], "harness tune"),
+        (["compare", "--baseline", "vllm", "--baseline-weights", "q8_0"], "not vLLM"),
+        (["compare", "--baseline", "llamacpp", "--tier", "equal", "--slots", "4"], "leave it out"),
+        (["compare", "--baseline", "ollama", "--tier", "equal", "--ollama-url", "http://127.0.0.1:9"], "runs already"),
+        (["bench", "--engine", "reference", "--rates", "1,2"], "no load of requests per second"),
+        (["bench", "--engine", "reference", "--rates", "0"], "rates are over 0"),
         (["nonsense"], "nonsense"),
     ],
 )
@@ -129,16 +137,26 @@ def test_tune_finds_what_is_faster_and_compare_runs_with_it(
     assert Path(tmp_path, document["report"]).is_file()
     assert " left]" in ended.stderr
 
-    missed = harness(
-        "compare", "--baseline", "vllm", "--gpu", "cpu", "--scenario", small_scenario, "--users", "1,8",
-        "--repeats", "2", "--vllm-python", fake_vllm_python, "--json",
+    ended = harness(
+        "compare", "--baseline", "vllm", "--gpu", "cpu", "--scenario", small_scenario, "--users", "8",
+        "--repeats", "2", "--tier", "equal", "--precision", "90%", "--vllm-python", fake_vllm_python, "--json",
     )  # fmt: skip
-    assert missed.code == 0, missed.stderr
-    rows = {(row["metric"], row["users"]): row for row in missed.json["comparisons"]}
+    assert ended.code == 0, ended.stderr
+    found = ended.json
+    rows = {(row["metric"], row["users"]): row for row in found["comparisons"]}
     assert {"metric", "users", "ratio", "verdict", "target", "met", "reason"} <= set(rows["output_tok_s", 8])
+    launches = dict.fromkeys((cell["block"], cell["role"]) for cell in found["cells"])
+    assert list(launches) == [(1, "baseline"), (1, "candidate"), (2, "candidate"), (2, "baseline")]
+    assert found["tier"] == "equal"
+    assert found["manifest"]["faults"] == []
+    contexts = [side["context_tokens"] for side in found["manifest"]["sides"]]
+    assert contexts == [document["best"]["flags"]["max-model-len"]] * 2, "the equal tier gives both the same context"
+    assert any("Sequences computed at a time" in one for one in found["manifest"]["differences"])
     assert rows["output_tok_s", 8]["verdict"] == "FASTER"
-    assert rows["output_tok_s", 8]["ratio"]["low"] > 1.3
-    compared = tmp_path / "results" / missed.json["run"]
+    assert rows["output_tok_s", 8]["ratio"]["low"] > 1.1
+    assert found["precision"]["asked_ratio"] == 0.9
+    assert found["precision"]["is_reached"]
+    compared = tmp_path / "results" / found["run"]
     assert json.loads((compared / "run.json").read_text())["tuned_in"] == document["run"]
     assert (compared / "trials.jsonl").is_file(), "the page of a comparison is made from its own folder alone"
 
@@ -176,7 +194,7 @@ def test_figures_that_cannot_be_trusted_are_one_document_with_the_error_in_it(ha
 
 
 def test_one_repeat_is_refused_before_anything_is_measured(harness: Harness, tune_words: list[str]) -> None:
-    ended = harness("compare", "--baseline", "vllm", "--gpu", "cpu", "--repeats", "1")
+    ended = harness("compare", "--baseline", "vllm", "--gpu", "cpu", "--repeats", "1", "--blocks", "1")
     assert ended.code == 2
     assert "two repeats" in ended.stderr
 
@@ -230,6 +248,40 @@ def test_an_engine_that_dies_under_load_exits_with_3_and_keeps_the_cell(
     assert json.loads(cells.read_text().splitlines()[-1])["state"] == "FAILED"
     (run,) = tmp_path.glob("results/*/run.json")
     assert json.loads(run.read_text())["state"] == "FAILED"
+
+
+def test_an_engine_that_dies_once_is_started_again_for_the_cells_that_are_left(
+    harness: Harness, small_scenario: Path, fake_vllm_python: Path, tmp_path: Path
+) -> None:
+    ended = harness(
+        "bench", "--engine", "vllm", "--gpu", "cpu", "--scenario", small_scenario, "--users", "8", "--repeats", "3",
+        "--vllm-python", fake_vllm_python, "--json",
+        env={"FAKE_VLLM_DIES_AFTER_S": "2.5", "FAKE_VLLM_DIES_ONCE": str(tmp_path / "died")},
+    )  # fmt: skip
+    assert ended.code == 0, ended.stderr
+    states = [cell["state"] for cell in ended.json["cells"]]
+    assert len(states) == 3
+    assert states.count("FAILED") == 1
+    assert states[-1] == "MEASURED"
+    run = json.loads((tmp_path / "results" / ended.json["run"] / "run.json").read_text())
+    assert run["state"] == "DONE"
+    assert any("died and was started again" in note for note in run["notes"])
+
+
+def test_an_open_loop_is_measured_at_the_rates_that_were_asked_for(harness: Harness, tmp_path: Path) -> None:
+    opened = tmp_path / "opened.toml"
+    opened.write_text(
+        'name = "opened"\ntitle = "as they come"\n[workload]\nprompt_words = 4\noutput_tokens = 4\nis_streamed = true\n'
+        '[load]\nkind = "open"\nrates_per_s = [1.0]\narrivals = "constant"\nduration_s = 3\nwarmup_s = 1\n'
+    )
+    ended = harness(
+        "bench", "--engine", "reference", "--gpu", "cpu", "--scenario", opened, "--rates", "4,8", "--json"
+    )  # fmt: skip
+    assert ended.code == 0, ended.stderr
+    cells = ended.json["cells"]
+    assert [(cell["users"], cell["rate_per_s"]) for cell in cells] == [(0, 4.0), (0, 8.0)]
+    assert [cell["requests"] for cell in cells] == [12, 24]
+    assert all(cell["state"] == "MEASURED" for cell in cells), [cell["reasons"] for cell in cells]
 
 
 def test_an_interrupted_search_keeps_its_trials_and_goes_on(

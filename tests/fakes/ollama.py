@@ -74,7 +74,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         bodies = {
             "/": "Ollama is running",
             "/api/version": {"version": "0.33.0-rc2"},
-            "/api/tags": {"models": [{"name": name, "model": name} for name in self.store.models]},
+            "/api/tags": {"models": [{"name": name, "model": name, "size": 92115712} for name in self.store.models]},
             "/api/ps": {"models": ps},
         }
         self.answer(200 if self.path in bodies else 404, bodies.get(self.path))

@@ -101,10 +101,10 @@ def cpu_s(pid: int) -> float:
 
     From the kernel's clock of each process, to the nanosecond; psutil's figures come in steps of 10 ms.
     """
-    return sum(_process_cpu_s(process) for process in tree(pid))
+    return sum(process_cpu_s(process) for process in tree(pid))
 
 
-def _process_cpu_s(process: psutil.Process) -> float:
+def process_cpu_s(process: psutil.Process) -> float:
     try:
         # clock_getcpuclockid(3): the id of a process's clock is made from its pid.
         return time.clock_gettime_ns((~process.pid << 3) | 2) / 1e9

@@ -1,5 +1,6 @@
 """TOML into records: what comes out, and what is said where it cannot."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness import config
 from harness.errors import ConfigInvalid, UsageError
-from harness.records import Estimate, Preset
+from harness.records import ClosedLoop, Estimate, Level, Preset, Replay
 
 SCENARIO: dict[str, Any] = {
     "name": "mine",
@@ -188,7 +189,7 @@ def test_the_published_targets_are_those_of_the_planning_document() -> None:
 def test_every_published_target_is_of_a_published_scenario_card_and_level() -> None:
     profiles = config.gpu_profiles()
     for row in config.targets():
-        assert row.users in config.scenario(row.scenario, is_cpu=False).load.users
+        assert Level(users=row.users) in config.scenario(row.scenario, is_cpu=False).levels
         assert row.gpu is None or row.gpu in profiles
 
 
@@ -227,8 +228,9 @@ def test_the_cpu_table_replaces_keys_and_leaves_the_others(tmp_path: Path) -> No
     small = {"workload": {"output_tokens": 8}, "load": {"min_s": 1, "users": [1]}}
     path = toml(tmp_path / "mine.toml", {**SCENARIO, "cpu": small})
     on_gpu, on_cpu = (config.scenario(str(path), is_cpu=is_cpu) for is_cpu in (False, True))
-    assert on_gpu == msgspec.convert(SCENARIO, type(on_gpu))
+    assert on_gpu == msgspec.convert(changed(SCENARIO, "load.kind", "closed"), type(on_gpu))
     assert (on_cpu.workload.output_tokens, on_cpu.workload.prompt_words) == (8, 100)
+    assert isinstance(on_cpu.load, ClosedLoop)
     assert (on_cpu.load.min_s, on_cpu.load.users, on_cpu.load.max_s) == (1, (1,), 60)
 
 
@@ -247,6 +249,14 @@ def test_a_scenario_without_a_cpu_table_is_the_same_everywhere(tmp_path: Path) -
         ("load.min_s", -1, "min_s"),
         ("load.max_s", 5, "max_s"),  # under min_s
         ("load.min_sec", 5, "load: Object contains unknown field `min_sec`"),
+        ("load.warmup_max_s", -1, "load.warmup_max_s"),
+        ("load.ramp_s", math.nan, "load.ramp_s"),
+        ("load.max_s", math.inf, "load.max_s"),
+        ("load.request_timeout_s", 0, "load.request_timeout_s"),
+        ("load.kind", "opened", "load.kind: Invalid value 'opened'"),
+        ("load", 3, "load: "),
+        ("workload.turns", 0, "workload.turns"),
+        ("workload.shared_prefix_words", -1, "workload.shared_prefix_words"),
         ("workload.output_tokens", 0, "output_tokens"),
         ("workload.prompt_words", 0, "prompt_words"),
         ("workload.output_tokens", 1.5, "workload.output_tokens"),
@@ -267,6 +277,111 @@ def test_a_mistake_that_only_the_cpu_table_brings_is_told(tmp_path: Path) -> Non
     with pytest.raises(ConfigInvalid) as caught:
         config.scenario(str(path), is_cpu=True)
     message_of(caught, path=path, key="max_s")
+
+
+OPEN: dict[str, Any] = {**SCENARIO, "load": {"kind": "open", "rates_per_s": [1, 2.5], "duration_s": 60}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("load.rates_per_s", [], "load.rates_per_s"),
+        ("load.rates_per_s", [1, 0], "load.rates_per_s"),
+        ("load.rates_per_s", [math.inf], "load.rates_per_s"),
+        ("load.arrivals", "bursts", "load.arrivals: Invalid enum value 'bursts'"),
+        ("load.duration_s", 0, "load.duration_s"),
+        ("load.warmup_s", -1, "load.warmup_s"),
+        ("load.max_in_flight", 0, "load.max_in_flight"),
+        ("load.users", [1], "load: Object contains unknown field `users`"),
+        ("workload.turns", 2, "workload.turns"),
+    ],
+)
+def test_a_mistake_in_an_open_loop_is_told_with_file_and_key(
+    tmp_path: Path, key: str, value: object, named: str
+) -> None:
+    assert config.scenario(str(toml(tmp_path / "good.toml", OPEN)), is_cpu=False).levels[1].name == "2.5rps"
+    path = toml(tmp_path / "mine.toml", changed(OPEN, key, value))
+    with pytest.raises(ConfigInvalid) as caught:
+        config.scenario(str(path), is_cpu=False)
+    message_of(caught, path=path, key=named)
+
+
+# ---------------------------------------------------------------- traces
+
+
+LINE = {"at_s": 0.5, "prompt_words": 3, "output_tokens": 4}
+
+
+def replay(folder: Path, *lines: dict[str, Any] | bytes, **of_load: object) -> Path:
+    """A scenario with the trace beside it."""
+    written = [line if isinstance(line, bytes) else msgspec.json.encode(line) for line in lines]
+    (folder / "traces").mkdir()
+    (folder / "traces" / "mine.jsonl").write_bytes(b"\n".join(written))
+    load = {"kind": "replay", "trace": "traces/mine.jsonl"} | of_load
+    return toml(folder / "mine.toml", {**SCENARIO, "load": load})
+
+
+def test_a_trace_lies_where_the_scenario_says_from_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = replay(tmp_path, LINE, b"", {**LINE, "at_s": 0.25, "session": "a"}, b"")
+    monkeypatch.chdir(tmp_path.parent)
+    found = config.scenario(str(path.relative_to(tmp_path.parent)), is_cpu=False)
+    assert isinstance(found.load, Replay)
+    assert found.load.trace == str(tmp_path / "traces" / "mine.jsonl")
+    lines = config.trace(Path(found.load.trace))
+    assert [(line.at_s, line.session) for line in lines] == [(0.5, None), (0.25, "a")]
+    assert [level.name for level in found.levels] == ["replay"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({**LINE, "at_s": -1}, "at_s >= 0"),
+        ({**LINE, "prompt_words": 0}, "prompt_words >= 1"),
+        ({**LINE, "output_tokens": 0}, "output_tokens >= 1"),
+        ({**LINE, "tokens": 1}, "unknown field `tokens`"),
+        ({"at_s": 1}, "missing required field `prompt_words`"),
+        ({**LINE, "at_s": "1"}, "Expected `float`, got `str` - at `$.at_s`"),
+        (b"{", "truncated"),
+        (b'{"at_s": \xff}', "invalid"),
+    ],
+)
+def test_a_mistake_in_a_trace_is_told_with_file_and_line(
+    tmp_path: Path, bad: dict[str, Any] | bytes, words: str
+) -> None:
+    path = replay(tmp_path, LINE, b"", bad)
+    with pytest.raises(ConfigInvalid) as caught:
+        config.scenario(str(path), is_cpu=False)
+    assert caught.value.message.startswith(f"{tmp_path / 'traces' / 'mine.jsonl'}:3: ")
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_trace_that_is_empty_or_missing_is_told(tmp_path: Path) -> None:
+    path = replay(tmp_path, b"")
+    with pytest.raises(ConfigInvalid, match=r"mine\.jsonl: has no requests"):
+        config.scenario(str(path), is_cpu=False)
+    (tmp_path / "traces" / "mine.jsonl").unlink()
+    with pytest.raises(ConfigInvalid, match=r"mine\.jsonl: cannot be read: No such file"):
+        config.scenario(str(path), is_cpu=False)
+
+
+@pytest.mark.parametrize(("key", "value"), [("speed", 0), ("max_in_flight", 0), ("request_timeout_s", -1)])
+def test_a_mistake_in_a_replay_is_told_with_file_and_key(tmp_path: Path, key: str, value: object) -> None:
+    path = replay(tmp_path, LINE, **{key: value})
+    with pytest.raises(ConfigInvalid) as caught:
+        config.scenario(str(path), is_cpu=False)
+    message_of(caught, path=path, key=f"load.{key}")
+
+
+def test_the_published_trace_says_that_it_is_synthetic_and_has_conversations() -> None:
+    load = config.scenario("replay", is_cpu=False).load
+    assert isinstance(load, Replay)
+    lines = config.trace(Path(load.trace))
+    assert len(lines) == 40
+    assert len({line.session for line in lines if line.session is not None}) > 2
+    assert "synthetic" in (Path(load.trace).parent / "README.md").read_text()
 
 
 tables = st.recursive(

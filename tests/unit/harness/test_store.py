@@ -129,7 +129,7 @@ def test_a_run_is_read_as_it_was_written(folder: RunFolder) -> None:
     assert [path.name for path in folder.path.glob("run.json*")] == ["run.json"]  # no draft stays
 
 
-@pytest.mark.parametrize("version", [0, RESULTS_VERSION + 1, None])
+@pytest.mark.parametrize("version", [*range(RESULTS_VERSION), RESULTS_VERSION + 1, None])
 def test_results_of_another_version_are_refused_with_both_versions(folder: RunFolder, version: int | None) -> None:
     raw = msgspec.to_builtins(run_record()) | {"version": version, "a_field_of_the_future": 1}
     (folder.path / "run.json").write_bytes(msgspec.json.encode(raw))
@@ -137,7 +137,7 @@ def test_results_of_another_version_are_refused_with_both_versions(folder: RunFo
         folder.run()
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version":1}', b'{"version":"\xff"}'])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version":%d}' % RESULTS_VERSION, b'{"version":"\xff"}'])
 def test_a_damaged_run_is_named(folder: RunFolder, damage: bytes) -> None:
     (folder.path / "run.json").write_bytes(damage)
     with pytest.raises(ResultsUnreadable) as caught:

@@ -1,23 +1,21 @@
+"""One request and its record: what is asked, and what is made of whatever comes back."""
+
 import itertools
 import json
-from contextlib import closing
 
 import gevent
-import gevent.socket
-import msgspec
 import pytest
-from gevent.pool import Pool
-from gevent.server import StreamServer
-from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from geventhttpclient.response import HTTPParseError
 
 from harness.records import ClosedLoop, LoadJob, Sampling, Workload
 from scenarios import client
+from scenarios.talk import Question
+from scenarios.wire import StaleConnection
 
 SAMPLING = Sampling(
     temperature=0.7, top_p=0.9, top_k=40, min_p=0.05, repeat_penalty=1.1, presence_penalty=0.2, frequency_penalty=0.3
 )
+MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "tell"}]
 
 
 def job(api="openai", dialect="vllm", *, is_streamed=True, timeout_s=5.0, url="http://127.0.0.1:1"):
@@ -31,15 +29,18 @@ def job(api="openai", dialect="vllm", *, is_streamed=True, timeout_s=5.0, url="h
         users=1,
         repeat=0,
         seed=1,
-        has_warmup=False,
         requests_path="",
         client_path="",
     )
 
 
+def question(**of_question):
+    return Question(**{"user": 4, "index": 9, "messages": MESSAGES, "output_tokens": 7} | of_question)
+
+
 def sse(*chunks):
     """A stream as vLLM writes it: an event, then a blank line."""
-    return [line for chunk in chunks for line in (b"data: " + chunk + b"\n", b"\n")]
+    return [b"data: " + chunk + b"\n\n" for chunk in chunks]
 
 
 def delta(finish_reason=None, **fields):
@@ -71,63 +72,45 @@ class Clock:
 
 
 class Answers:
-    """A transport and its response in one: gives the lines it was made with; an exception is raised."""
+    """A transport that gives the pieces it was made with; an exception among them is raised, a function called."""
 
-    def __init__(self, lines, *, status=200, opens=True):
-        self.lines, self.status, self.opens = list(lines), status, opens
-        self.asked, self.released = [], 0
+    def __init__(self, pieces, clock, *, status=200, opens=True):
+        self.pieces, self.clock, self.status, self.opens = pieces, clock, status, opens
+        self.asked = []
 
     def open(self):
         if not self.opens:
             raise ConnectionRefusedError(111, "Connection refused")
 
-    def post(self, path, body):
+    def post(self, path, body, sink):
         self.asked.append((path, json.loads(body)))
-        return self
-
-    def get_code(self):
-        return self.status
-
-    def readline(self, sep):
-        assert sep == b"\n"
-        if not self.lines or (isinstance(self.lines[0], bytes) and not self.lines[0].endswith(b"\n")):
-            return b""  # as geventhttpclient does at the end, and with a rest that no newline follows
-        return self.take()
-
-    def read(self):
-        return b"".join(self.take() for _ in range(len(self.lines)))
-
-    def take(self):
-        line = self.lines.pop(0)
-        if callable(line):
-            line = line()
-        if isinstance(line, Exception):
-            raise line
-        return line
-
-    def release(self):
-        self.released += 1
+        sink.headers(self.status, self.clock())
+        for piece in self.pieces:
+            if callable(piece):
+                piece()
+            elif isinstance(piece, Exception):
+                raise piece
+            else:
+                sink.body(piece, self.clock())
 
 
-def ask(lines, *, api="openai", status=200, opens=True, clock=None, **of_job):
-    transport = Answers(lines, status=status, opens=opens)
-    record = client.send(
-        transport, job(api, **of_job), prompt="tell", user=4, index=9, clock=clock or Clock(), is_warmup=False
-    )
-    assert transport.released == (1 if opens else 0)
-    return record
+def reply(pieces, *, api="openai", status=200, opens=True, of_question=None, **of_job):
+    clock = Clock()
+    a_job, asked = job(api, **of_job), question(**of_question or {})
+    transport = Answers(pieces, clock, status=status, opens=opens)
+    return client.send(transport, a_job, asked, body=client.encoded(a_job, asked), clock=clock)
+
+
+def ask(pieces, **more):
+    return reply(pieces, **more).record
 
 
 # ---------------------------------------------------------------- what is asked
 
 
-MESSAGES = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "tell"}]
-
-
 def test_vllm_is_asked_with_every_sampling_value_and_never_with_a_seed():
     """A seed gives each request a generator of its own in vLLM, which makes sampling slow."""
-    body = client.request_body(job("openai", "vllm"), prompt="tell", output_tokens=7)
-    assert body == {
+    assert client.request_body(job("openai", "vllm"), question()) == {
         "model": "m",
         "messages": MESSAGES,
         "stream": True,
@@ -145,7 +128,7 @@ def test_vllm_is_asked_with_every_sampling_value_and_never_with_a_seed():
 
 
 def test_ollama_is_asked_with_options_and_to_keep_the_model():
-    assert client.request_body(job("ollama", "ollama"), prompt="tell", output_tokens=7) == {
+    assert client.request_body(job("ollama", "ollama"), question()) == {
         "model": "m",
         "messages": MESSAGES,
         "stream": True,
@@ -164,15 +147,14 @@ def test_ollama_is_asked_with_options_and_to_keep_the_model():
 
 
 def test_llamacpp_spells_the_penalty_as_ollama_does_and_ignores_the_end_as_vllm_does():
-    body = client.request_body(job("openai", "llamacpp"), prompt="tell", output_tokens=7)
+    body = client.request_body(job("openai", "llamacpp"), question())
     assert body["repeat_penalty"] == 1.1
     assert "repetition_penalty" not in body
     assert body["ignore_eos"] is True
 
 
 def test_an_unknown_server_is_asked_only_what_openai_itself_knows():
-    body = client.request_body(job("openai", "plain"), prompt="tell", output_tokens=7)
-    assert set(body) == {
+    assert set(client.request_body(job("openai", "plain"), question())) == {
         "model",
         "messages",
         "stream",
@@ -187,100 +169,19 @@ def test_an_unknown_server_is_asked_only_what_openai_itself_knows():
 
 def test_usage_is_asked_for_only_in_a_stream():
     """OpenAI's API refuses stream_options without stream."""
-    body = client.request_body(job(is_streamed=False), prompt="tell", output_tokens=7)
+    body = client.request_body(job(is_streamed=False), question())
     assert body["stream"] is False
     assert "stream_options" not in body
 
 
-def test_a_warmup_asks_for_its_own_number_of_tokens():
-    transport = Answers(list(WHOLE))
-    record = client.send(transport, job(), prompt="tell", user=0, index=0, is_warmup=True)
-    assert record.is_warmup
-    [(path, body)] = transport.asked
-    assert (path, body["max_tokens"]) == ("/v1/chat/completions", 4)
-
-
-# ---------------------------------------------------------------- one line
-
-
-def test_a_role_only_chunk_is_not_the_first_token():
-    assert client.openai_event(b"data: " + ROLE).has_text is False
-    assert client.openai_event(b"data: " + delta(role="assistant", content=None)).has_text is False
-
-
-@pytest.mark.parametrize("key", ["content", "reasoning", "reasoning_content"])
-def test_reasoning_is_text_whatever_the_version_calls_it(key):
-    assert client.openai_event(b"data: " + delta(**{key: "hm"})).has_text is True
-
-
-def test_the_thinking_of_ollama_is_text():
-    line = b'{"message":{"role":"assistant","content":"","thinking":"hm"},"done":false}\n'
-    assert client.ollama_event(line).has_text is True
-
-
-@pytest.mark.parametrize("line", [b"\n", b"\r\n", b": keep-alive\n", b"event: message\n", b"id: 7\n", b"retry: 3\n"])
-def test_what_is_no_data_says_nothing(line):
-    assert client.openai_event(line) is None
-
-
-def test_a_blank_line_of_ollama_says_nothing():
-    assert client.ollama_event(b"\n") is None
-
-
-@pytest.mark.parametrize("line", [b"data:[DONE]\n", b"data: [DONE]\r\n", b"data: [DONE]"])
-def test_the_end_mark_is_known_with_and_without_blanks(line):
-    assert client.openai_event(line) == client.Event(is_last=True)
-
-
-def test_a_usage_chunk_has_counts_and_no_text():
-    event = client.openai_event(b"data: " + USAGE)
-    assert (event.prompt_tokens, event.output_tokens, event.has_text) == (11, 2, False)
-
-
-def test_the_chunk_that_finishes_may_carry_the_last_text():
-    event = client.openai_event(b"data: " + delta("stop", content="end"))
-    assert (event.has_text, event.finish_reason) == (True, "stop")
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        (b'data: {"error":{"message":"engine died","code":500}}\n', "engine died"),
-        (b'data: {"error":"Unauthorized"}\n', "Unauthorized"),
-        (b'{"error":{"message":"no such model"}}\n', "no such model"),
-    ],
-)
-def test_an_error_in_a_stream_is_told_in_the_words_of_the_server(line, words):
-    assert client.openai_event(line).error == words
-
-
-def test_an_error_line_of_ollama_is_told_in_its_words():
-    line = b'{"error":"an error was encountered while running the model: unexpected EOF"}\n'
-    assert client.ollama_event(line).error == "an error was encountered while running the model: unexpected EOF"
-
-
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        (b'{"error":{"message":"too long","type":"x"}}', "HTTP 400: too long"),
-        (b'{"error":"model \'x\' not found"}', "HTTP 400: model 'x' not found"),
-        (b'{"detail":"Not Found"}', "HTTP 400: Not Found"),
-        (b"<html>nginx</html>", "HTTP 400: <html>nginx</html>"),
-        (b"", "HTTP 400: no reason given"),
-    ],
-)
-def test_a_refusal_is_told_whatever_its_shape(body, words):
-    assert client.refusal(400, body) == words
-
-
-@given(st.binary(max_size=200))
-def test_no_line_does_worse_than_not_being_json(line):
-    for event_of in (client.openai_event, client.ollama_event, client.openai_answer):
-        try:
-            event = event_of(line)
-        except msgspec.MsgspecError:
-            continue
-        assert event is None or isinstance(event, client.Event)
+@pytest.mark.parametrize(("api", "path"), [("openai", "/v1/chat/completions"), ("ollama", "/api/chat")])
+def test_a_question_has_a_length_of_its_own(api, path):
+    transport = Answers([], Clock())
+    a_job, asked = job(api), question(output_tokens=3)
+    client.send(transport, a_job, asked, body=client.encoded(a_job, asked))
+    [(asked_path, body)] = transport.asked
+    assert asked_path == path
+    assert body.get("max_tokens", body.get("options", {}).get("num_predict")) == 3
 
 
 # ---------------------------------------------------------------- one request
@@ -288,13 +189,13 @@ def test_no_line_does_worse_than_not_being_json(line):
 
 def test_a_stream_is_timed_chunk_by_chunk_and_counted_by_the_server():
     record = ask(WHOLE)
-    # The clock is looked at: before opening (100), at sending, at the headers, at each line.
+    # The clock is looked at: before opening (100), at sending, at the headers, at each piece.
     assert (record.sent_s, record.headers_s) == (101.0, 102.0)
-    assert record.chunks_s == (105.0, 107.0)  # 103 was the role, even lines are blank
-    assert record.end_s == 113.0  # the end mark
+    assert record.chunks_s == (104.0, 105.0)  # 103 was the role
+    assert record.end_s == 108.0  # the end mark
     assert (record.prompt_tokens, record.output_tokens) == (11, 2)
     assert (record.finish_reason, record.status, record.error) == ("length", 200, None)
-    assert (record.user, record.index, record.is_warmup) == (4, 9, False)
+    assert (record.user, record.index, record.turn, record.due_s) == (4, 9, 0, None)
 
 
 def test_an_answer_of_ollama_ends_with_its_done_line():
@@ -303,6 +204,13 @@ def test_an_answer_of_ollama_ends_with_its_done_line():
     assert record.end_s == 104.0
     assert (record.prompt_tokens, record.output_tokens, record.finish_reason) == (31, 8, "length")
     assert record.error is None
+
+
+def test_two_tokens_in_one_piece_came_at_one_moment_and_half_a_token_came_with_its_rest():
+    whole = b"".join(WHOLE)
+    assert ask([whole]).chunks_s == (103.0, 103.0)
+    cut = whole.index(b"upon")
+    assert ask([whole[:cut], whole[cut:]]).chunks_s == (103.0, 104.0)
 
 
 @pytest.mark.parametrize(
@@ -321,10 +229,10 @@ def test_an_answer_of_ollama_ends_with_its_done_line():
     ],
 )
 def test_an_answer_that_is_not_streamed_has_an_end_and_no_chunks(api, body):
-    record = ask([body], api=api, is_streamed=False)
-    assert (record.chunks_s, record.ttft_s, record.end_s) == ((), None, 103.0)
+    record, text = reply([body[:9], body[9:]], api=api, is_streamed=False, of_question={"keeps_text": True})
+    assert (record.chunks_s, record.ttft_s, record.end_s) == ((), None, 104.0)  # its last piece
     assert (record.prompt_tokens, record.output_tokens, record.finish_reason) == (3, 1, "stop")
-    assert record.error is None
+    assert (record.error, text) == (None, "hi")
 
 
 def test_lines_are_cut_at_newlines_only():
@@ -347,8 +255,8 @@ def test_a_stream_without_an_end_mark_has_ended_when_it_has_finished():
 
 
 def test_what_comes_after_the_end_mark_is_read_and_not_counted():
-    record = ask([*WHOLE, *sse(delta(content="late"))])
-    assert (len(record.chunks_s), record.end_s) == (2, 113.0)
+    record = ask([*WHOLE, *sse(delta(content="late")), b"data: half"])
+    assert (len(record.chunks_s), record.end_s, record.error) == (2, 108.0, None)
 
 
 def test_a_connection_that_breaks_after_the_end_is_no_failure():
@@ -356,7 +264,7 @@ def test_a_connection_that_breaks_after_the_end_is_no_failure():
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("pieces", "words"),
     [
         (sse(delta(content="hi")), "ended without a finish reason"),
         (sse(delta(content="hi"), DONE), "ended without a finish reason"),
@@ -365,18 +273,20 @@ def test_a_connection_that_breaks_after_the_end_is_no_failure():
         ([*sse(delta(content="hi")), HTTPParseError("Incomplete response.")], "broke: Incomplete response. (after 1"),
         ([*sse(delta(content="hi")), ConnectionResetError(104, "reset by peer")], "reset by peer (after 1 chunks)"),
         (sse(b'{"choices":'), "not an answer of the openai API"),
+        ([b"data: {\xff}\n"], "not an answer of the openai API"),
         ([], "ended without a finish reason"),
     ],
 )
-def test_what_goes_wrong_in_a_stream_is_an_error_in_words(lines, words):
-    record = ask(lines)
+def test_what_goes_wrong_in_a_stream_is_an_error_in_words(pieces, words):
+    record, text = reply(pieces, of_question={"keeps_text": True})
     assert words in record.error
     assert record.status == 200
-    assert len(record.chunks_s) == (0 if lines in ([], sse(b'{"choices":')) else 1)
+    assert len(record.chunks_s) == (1 if b"hi" in b"".join(p for p in pieces if isinstance(p, bytes)) else 0)
+    assert text is None
 
 
 def test_a_refused_request_has_its_status_and_the_reason():
-    record = ask([b'{"error":"server busy"}'], api="ollama", status=503)
+    record = ask([b'{"error":', b'"server busy"}'], api="ollama", status=503)
     assert (record.status, record.error, record.chunks_s) == (503, "HTTP 503: server busy", ())
 
 
@@ -392,141 +302,36 @@ def test_an_answer_that_takes_too_long_is_given_up():
     assert record.error == "no end after 0.05 s (after 1 chunks)"
 
 
-# ---------------------------------------------------------------- over real sockets
+def test_a_request_that_met_a_connection_being_closed_is_timed_from_when_it_was_sent_again():
+    clock = Clock()
+
+    class Closing(Answers):
+        def post(self, path, body, sink):
+            if not self.asked:
+                self.asked.append(None)
+                raise StaleConnection
+            super().post(path, body, sink)
+
+    record = client.send(Closing(WHOLE, clock), job(), question(), body=b"{}", clock=clock).record
+    assert (record.sent_s, record.error) == (102.0, None)
 
 
-class Wire:
-    """A transport whose answer comes over a real socket, in pieces."""
-
-    def __init__(self, pieces):
-        self.pieces = pieces
-
-    def open(self):
-        self.near, self.far = gevent.socket.socketpair()
-
-    def post(self, path, body):
-        gevent.spawn(self.write)
-        return HTTPSocketPoolResponse(self.near, self, method="POST")
-
-    def write(self):
-        for piece in self.pieces:
-            self.far.sendall(piece)
-            gevent.sleep(0)
-        self.far.close()
-
-    def return_socket(self, sock):
-        sock.close()
-
-    release_socket = return_socket
+# ---------------------------------------------------------------- open loops and conversations
 
 
-def chunked(lines):
-    framed = b"".join(b"%x\r\n%b\r\n" % (len(line), line) for line in lines) + b"0\r\n\r\n"
-    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + framed
+def test_latency_counts_from_when_a_request_was_due():
+    """A queue in the client is a wait like any other; to leave it out is called coordinated omission."""
+    record = ask(WHOLE, of_question={"due_s": 90.0})
+    assert (record.sent_s, record.due_s, record.ttft_s, record.e2e_s) == (101.0, 90.0, 14.0, 18.0)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(min_value=1, max_value=900), max_size=12))
-def test_however_the_network_cuts_an_answer_it_says_the_same(cuts):
-    text = json.dumps({"choices": [{"delta": {"content": "café"}}]}, ensure_ascii=False).encode()
-    wire = chunked([*sse(ROLE, text), *WHOLE])
-    bounds = [0, *sorted(cut for cut in set(cuts) if cut < len(wire)), len(wire)]
-    record = client.send(
-        Wire([wire[a:b] for a, b in itertools.pairwise(bounds)]), job(), prompt="tell", user=0, index=0
-    )
-    assert record.error is None
-    assert len(record.chunks_s) == 3
-    assert (record.prompt_tokens, record.output_tokens, record.finish_reason) == (11, 2, "length")
-    assert record.sent_s <= record.headers_s <= record.chunks_s[0]
-    assert list(record.chunks_s) == sorted(record.chunks_s)
-    assert record.chunks_s[-1] <= record.end_s
+def test_the_text_of_an_answer_is_kept_only_where_it_is_asked_for():
+    assert reply(WHOLE, of_question={"keeps_text": True, "turn": 2}).text == "Once upon"
+    assert reply(WHOLE, of_question={"turn": 2}).record.turn == 2
+    assert reply(WHOLE).text == ""
 
 
-class Server:
-    """Answers each request on a connection with the same bytes, and knows what came in how many connections."""
-
-    def __init__(self, *, answers_per_connection=99, has_last_words=True):
-        self.heads, self.connections = [], 0
-        self.limit, self.has_last_words = answers_per_connection, has_last_words
-        self.server = StreamServer(("127.0.0.1", 0), self.handle, spawn=Pool(10))
-
-    def __enter__(self):
-        self.server.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        return self
-
-    def __exit__(self, *_):
-        self.server.stop(timeout=1)
-
-    def handle(self, sock, _address):
-        self.connections += 1
-        with sock, sock.makefile("rb") as lines:
-            for _ in range(self.limit):
-                head = []
-                while line := lines.readline().strip():
-                    head.append(line)
-                if not head:
-                    return
-                self.heads.append(head)
-                length = next(int(line[15:]) for line in head if line.lower().startswith(b"content-length:"))
-                lines.read(length)
-                sock.sendall(chunked(WHOLE))
-            if not self.has_last_words:  # stays until the next request comes, and then hangs up on it
-                lines.readline()
-
-
-def test_a_user_keeps_its_connection_from_request_to_request():
-    with Server() as server, closing(client.Connection(server.url, timeout_s=5)) as connection:
-        client.connect(connection)
-        records = [client.send(connection, job(), prompt="tell", user=0, index=n) for n in range(3)]
-    assert [record.error for record in records] == [None] * 3
-    assert server.connections == 1
-
-
-def test_a_connection_that_the_server_has_closed_is_opened_anew():
-    with Server(answers_per_connection=1) as server, closing(client.Connection(server.url, timeout_s=5)) as connection:
-        records = []
-        for index in range(3):
-            records.append(client.send(connection, job(), prompt="tell", user=0, index=index))
-            gevent.sleep(0.02)
-    assert [record.error for record in records] == [None] * 3
-    assert server.connections == 3
-
-
-def test_a_request_that_meets_a_connection_being_closed_is_sent_again_on_a_new_one():
-    """cpp-httplib, llama.cpp's server, hangs up on kept connections at any time; its answer never began."""
-    with (
-        Server(answers_per_connection=1, has_last_words=False) as server,
-        closing(client.Connection(server.url, timeout_s=5)) as connection,
-    ):
-        records = [client.send(connection, job(), prompt="tell", user=0, index=index) for index in range(3)]
-    assert [record.error for record in records] == [None] * 3
-    assert server.connections == 3
-
-
-def test_a_new_connection_that_is_closed_without_an_answer_is_a_failure():
-    with (
-        Server(answers_per_connection=0, has_last_words=False) as server,
-        closing(client.Connection(server.url, timeout_s=5)) as connection,
-    ):
-        record = client.send(connection, job(), prompt="tell", user=0, index=0)
-    assert record.error.startswith("no answer: ")
-    assert server.connections == 1
-
-
-def test_a_path_in_the_address_is_kept():
-    with Server() as server:
-        url = f"{server.url}/engines/a/"
-        with closing(client.Connection(url, timeout_s=5)) as connection:
-            client.send(connection, job(url=url), prompt="tell", user=0, index=0)
-    assert server.heads[0][0] == b"POST /engines/a/v1/chat/completions HTTP/1.1"
-    assert b"Content-Type: application/json" in server.heads[0]
-
-
-def test_an_unreachable_server_is_left_to_the_request_to_report():
-    with Server() as server:
-        url = server.url
-    connection = client.Connection(url, timeout_s=5)
-    client.connect(connection)
-    record = client.send(connection, job(), prompt="tell", user=0, index=0)
-    assert record.error.startswith("no answer: ")
+def test_a_request_over_the_limit_is_a_failure_that_says_how_many_were_under_way():
+    record = client.not_sent(question(due_s=7.0, turn=1), under_way=12, now_s=7.5)
+    assert record.error == "not sent: 12 requests were under way"
+    assert (record.began_s, record.e2e_s, record.status, record.turn) == (7.0, 0.5, None, 1)

@@ -144,7 +144,7 @@ def test_an_openai_server_is_told_from_ollama(tmp_path: Path) -> None:
             assert engine.title.endswith(f"at {url}")
 
 
-def test_ollama_is_asked_for_its_version(tmp_path: Path) -> None:
+def test_ollama_is_asked_for_its_version_and_what_is_loaded(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "fake.json").write_text('{"models": ["small:latest"]}')
     env = {"OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(tmp_path)}
@@ -152,6 +152,8 @@ def test_ollama_is_asked_for_its_version(tmp_path: Path) -> None:
         spec = LaunchSpec(engine="ollama", model="Small", url=url)
         with engines.launched(spec, log=tmp_path / "engine.log") as engine:
             assert engine.title == f"Ollama 0.33.0-rc2 at {url}"
+            assert engine.resolved["context-tokens"] == 4096
+            assert engine.weights_bytes is None, "its files may lie on another machine"
 
 
 def test_a_model_that_the_server_has_not_is_refused_with_its_list(tmp_path: Path) -> None:

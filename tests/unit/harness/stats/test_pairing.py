@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from harness import config
-from harness.records import Cell, CellState, Comparison, Estimate, Target, Verdict
+from harness.records import Cell, CellState, Comparison, Estimate, Level, Target, Verdict
 from harness.stats import pairing
+from harness.stats.verdict import is_met, verdict
 
 quick = settings(max_examples=60, derandomize=True, deadline=None)
 
@@ -35,7 +37,11 @@ def cell(
     state: CellState = CellState.MEASURED,
     reasons: tuple[str, ...] = (),
     users: int = 1,
+    rate_per_s: float | None = None,
     scenario: str = "sequential",
+    block: int = 1,
+    prompt_tokens: float | None = 40.0,
+    ceilings: dict[str, float] | None = None,
 ) -> Cell:
     return Cell(
         engine="any",
@@ -44,6 +50,8 @@ def cell(
         model="m",
         scenario=scenario,
         users=users,
+        rate_per_s=rate_per_s,
+        block=block,
         repeat=1,
         state=state,
         reasons=reasons,
@@ -51,6 +59,8 @@ def cell(
         output_tok_s=None if tok_s is None else estimate(tok_s, unit="tok/s"),
         e2e_s={"p50": None if e2e_s is None else estimate(e2e_s), "p95": None},
         output_tokens_mean=tokens,
+        prompt_tokens_mean=prompt_tokens,
+        ceilings=ceilings or {},
     )
 
 
@@ -59,7 +69,7 @@ def invalid(*, tok_s: float = 1e6, e2e_s: float = 1e-6) -> Cell:
 
 
 def compared(baseline: Sequence[Cell], candidate: Sequence[Cell], *, metric: str = "e2e_s.p50") -> Comparison:
-    return pairing.comparison(baseline, candidate, scenario="sequential", users=1, metric=metric)
+    return pairing.comparison(baseline, candidate, scenario="sequential", level=Level(users=1), metric=metric)
 
 
 def ratio_of(row: Comparison) -> Estimate:
@@ -233,6 +243,161 @@ def test_lengths_are_weighed_by_requests_and_those_of_invalid_cells_do_not_count
     assert pairing.mean_output_tokens(cells[2:]) is None
 
 
+@pytest.mark.parametrize(("new", "is_judged"), [(40.3, True), (40.5, False)])
+def test_prompts_that_the_sides_count_differently_are_not_the_same_work(new: float, is_judged: bool) -> None:
+    row = compared([cell()] * 2, [cell(prompt_tokens=new, tok_s=300)] * 2, metric="output_tok_s")
+    assert (row.ratio is not None) == is_judged
+    told = "the same prompts were 40.0 tokens to the baseline and 40.5 to the candidate, over 1% apart"
+    assert row.reason == ("" if is_judged else f"{told}: not the same work")
+
+
+def test_a_fault_of_the_manifest_allows_no_ratio_at_all() -> None:
+    rows = pairing.comparisons(
+        [cell()] * 2,
+        [cell(e2e_s=0.4)] * 2,
+        targets=[target()],
+        gpu="rtx4090",
+        model="m",
+        faults=["One side has random weights."],
+    )
+    assert {(row.ratio, row.verdict, row.met, row.reason) for row in rows} == {
+        (None, Verdict.UNDECIDED, None, "One side has random weights.")
+    }
+    assert rows[1].baseline == 1.0  # to be looked at
+
+
+# ---------------------------------------------------------------- launches
+
+
+def test_launches_of_a_side_are_the_sample_and_not_their_repeats() -> None:
+    old = [cell(e2e_s=x, block=block) for block, x in ((1, 1.00), (1, 1.01), (2, 1.20), (2, 1.21))]
+    new = [cell(e2e_s=x, block=block) for block, x in ((1, 0.50), (1, 0.51), (2, 0.60), (2, 0.61))]
+    row = compared(old, new)
+    means = [
+        [scipy_stats.gmean(side[at : at + 2]) for at in (0, 2)]
+        for side in ([1, 1.01, 1.2, 1.21], [0.5, 0.51, 0.6, 0.61])
+    ]
+    expected = scipy_stats.ttest_ind(*np.log(means), equal_var=False).confidence_interval(0.95)
+    assert (np.log(ratio_of(row).low), np.log(ratio_of(row).high)) == pytest.approx((expected.low, expected.high))
+    one_launch = compared(
+        [msgspec.structs.replace(c, block=1) for c in old], [msgspec.structs.replace(c, block=1) for c in new]
+    )
+    assert ratio_of(one_launch).high < ratio_of(row).high
+
+
+def test_a_row_names_the_side_that_it_is_against() -> None:
+    rows = pairing.comparisons([cell()], [cell()] * 2, targets=[], gpu="cpu", model="m", against="baseline tuned")
+    assert {row.against for row in rows} == {"baseline tuned"}
+    assert rows[0].reason == "1 of 1 repeats of the baseline tuned count, 2 are needed"
+
+
+def test_rates_are_loads_of_their_own() -> None:
+    slow, fast = ([cell(users=0, rate_per_s=rate, e2e_s=x) for _ in range(2)] for rate, x in ((2.0, 1.0), (4.0, 3.0)))
+    rows = pairing.comparisons([*slow, *fast], [*slow, *fast], targets=[target(users=0)], gpu="cpu", model="m")
+    assert [(row.users, row.rate_per_s, row.metric) for row in rows] == [
+        (0, 2.0, "output_tok_s"),
+        (0, 2.0, "e2e_s.p50"),
+        (0, 4.0, "output_tok_s"),
+        (0, 4.0, "e2e_s.p50"),
+    ]
+    assert [row.baseline for row in rows] == pytest.approx([100.0, 1.0, 100.0, 3.0])
+    assert all(row.target is None for row in rows)  # a target is of so many users
+
+
+# ---------------------------------------------------------------- ceilings
+
+
+@pytest.mark.parametrize(
+    ("metric", "ceilings", "expected"),
+    [
+        ("output_tok_s", {"output_tok_s": 150.0}, 1.5),  # the baseline has 100
+        ("e2e_s.p50", {"e2e_s": 0.25}, 4.0),  # and takes 1 s
+        ("e2e_s.p50", {"ttft_s": 0.1, "itl_s": 0.01}, 1 / (0.1 + 63 * 0.01)),  # 64 tokens have 63 gaps
+        ("e2e_s.p50", {"ttft_s": 0.1}, None),
+        ("output_tok_s", {}, None),
+        ("output_tok_s", {"output_tok_s": 0.0}, None),
+    ],
+)
+def test_a_row_says_the_largest_ratio_that_the_card_allows(
+    metric: str, ceilings: dict[str, float], expected: float | None
+) -> None:
+    row = compared([cell()] * 2, [cell(ceilings=ceilings)] * 2, metric=metric)
+    assert row.ceiling_ratio == (None if expected is None else pytest.approx(expected))
+
+
+def test_the_gaps_of_an_answer_are_never_shorter_than_those_between_tokens() -> None:
+    times = {"tpot_s": {"p50": estimate(0.02)}, "ttft_s": {"p50": estimate(0.3)}}
+    old, new = (
+        [msgspec.structs.replace(cell(ceilings={"itl_s": 0.005, "ttft_s": 0.1}), **times)] * 2 for _ in range(2)
+    )
+    assert compared(old, new, metric="tpot_s.p50").ceiling_ratio == pytest.approx(4.0)
+    assert compared(old, new, metric="ttft_s.p50").ceiling_ratio == pytest.approx(3.0)
+
+
+def test_of_several_ceilings_the_most_generous_counts() -> None:
+    new = [cell(ceilings={"output_tok_s": x, "e2e_s": 30 / x}) for x in (150.0, 300.0)]
+    assert compared([cell()] * 2, new, metric="output_tok_s").ceiling_ratio == pytest.approx(3.0)
+    assert compared([cell()] * 2, new).ceiling_ratio == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("ceilings", "reach"),
+    [({"e2e_s": 0.5}, "reachable"), ({"e2e_s": 0.8}, "unreachable: at most 1.25x"), ({}, "")],
+)
+def test_a_target_is_set_against_its_ceiling(ceilings: dict[str, float], reach: str) -> None:
+    rows = rows_of([cell()] * 2, [cell(ceilings=ceilings)] * 2, targets=[target(ratio=2.0)])
+    assert rows[1, "e2e_s.p50"].reach == reach
+    assert rows[1, "output_tok_s"].reach == ""  # no target there
+
+
+# ---------------------------------------------------------------- what asks for more repeats
+
+
+def row_of(
+    low: float, high: float, *, metric: str = "output_tok_s", target: float | None = None, users: int = 1
+) -> Comparison:
+    found = Estimate(value=(low * high) ** 0.5, low=low, high=high, confidence=0.95, n=8, unit="ratio")
+    return Comparison(
+        scenario="s",
+        users=users,
+        metric=metric,
+        ratio=found,
+        verdict=verdict(found),
+        target=target,
+        met=None if target is None else is_met(found, target),
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "wants"),
+    [
+        (row_of(1.99, 2.01), False),
+        (row_of(1.80, 2.20), True),  # 10% either way
+        (row_of(1.80, 2.20, metric="itl_s.p50"), False),  # nobody decides by it
+        (row_of(1.80, 2.20, metric="itl_s.p50", target=3.0), True),  # but for a target
+        (row_of(1.99, 2.01, target=2.0), True),  # precise, but on both sides of the target
+        (row_of(1.99, 2.01, target=1.5), False),
+        (row_of(1.00, 1.04, target=1.5), True),  # missed for sure, but faster or the same?
+        (row_of(1.00, 1.04), False),  # 2% either way is as well as was asked
+    ],
+)
+def test_a_row_asks_for_more_repeats_until_it_is_known_well_enough(row: Comparison, wants: bool) -> None:
+    assert bool(pairing.wanting([row], precision_ratio=0.03)) == wants
+
+
+def test_each_load_is_asked_for_once_and_in_order() -> None:
+    wide = [
+        row_of(1.0, 3.0, users=users, metric=metric) for users in (5, 1) for metric in ("output_tok_s", "e2e_s.p50")
+    ]
+    narrow = row_of(1.0, 1.01, users=10)
+    assert pairing.wanting([*wide, narrow], precision_ratio=0.03) == (("s", Level(users=5)), ("s", Level(users=1)))
+
+
+def test_a_row_without_a_ratio_asks_for_nothing() -> None:
+    nothing = compared([cell()] * 2, [invalid()] * 2)
+    assert pairing.wanting([nothing], precision_ratio=0.03) == ()
+
+
 # ---------------------------------------------------------------- rows and targets
 
 
@@ -352,3 +517,13 @@ def test_a_level_without_two_valid_repeats_leaves_no_objective() -> None:
     new = [cell(users=1), cell(users=1), cell(users=5), msgspec.structs.replace(invalid(), users=5)]
     assert pairing.objective(old, new, metric="output_tok_s", levels=(1, 5)) is None
     assert pairing.objective(old, new, metric="output_tok_s", levels=(1,)) is not None
+
+
+def test_the_objective_takes_a_launch_for_one_observation_at_all_levels() -> None:
+    old = [cell(users=users, tok_s=100 * luck, block=block) for users in (1, 5) for block, luck in ((1, 1.0), (2, 1.1))]
+    new = [cell(users=users, tok_s=200 * luck, block=block) for users in (1, 5) for block, luck in ((1, 1.0), (2, 1.1))]
+    both = pairing.objective(old, new, metric="output_tok_s", levels=(1, 5))
+    one = pairing.objective(old, new, metric="output_tok_s", levels=(1,))
+    assert both is not None
+    assert one is not None
+    assert (both.low, both.high) == pytest.approx((one.low, one.high))

@@ -7,6 +7,7 @@ FAKE_VLLM_FITS=N             contexts longer than N do not fit into the KV cache
 FAKE_VLLM_CRASHES_AT=N       max-num-seqs N crashes at start, for no known reason
 FAKE_VLLM_BASELINE_FAILS=1   it does not start without max-num-seqs
 FAKE_VLLM_DIES_AFTER_S=T     it is killed T seconds after it was ready
+FAKE_VLLM_DIES_ONCE=PATH     but only while there is no such file; it is made then
 """
 
 import argparse
@@ -14,8 +15,9 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
-from harness.engines import reference
+from harness.engines.reference.command import main as serve
 
 DEFAULT_SEQS, DEFAULT_BATCHED, MODEL_MAX_LEN = 4, 2048, 8192
 
@@ -60,9 +62,17 @@ def main() -> None:
     sys.stderr.write(f"INFO Using max model len {args.max_model_len}\n")
     sys.stderr.write(f"INFO Chunked prefill is enabled with max_num_batched_tokens={args.max_num_batched_tokens}.\n")
     refuse(args)
-    if lasts_s := os.environ.get("FAKE_VLLM_DIES_AFTER_S"):
+    sys.stderr.write(
+        "INFO Initializing a V1 LLM engine (v0.32.0) with config: dtype=torch.bfloat16, "
+        f"max_seq_len={args.max_model_len}, kv_cache_dtype=auto, enable_prefix_caching=True\n"
+    )
+    once = Path(os.environ.get("FAKE_VLLM_DIES_ONCE", "/"))
+    lasts_s = os.environ.get("FAKE_VLLM_DIES_AFTER_S")
+    if lasts_s and not (once != Path("/") and once.exists()):
+        if once != Path("/"):
+            once.touch()
         threading.Timer(float(lasts_s), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-    reference.main(
+    serve(
         [
             f"--port={args.port}",
             f"--model={args.served_model_name}",

@@ -1,0 +1,198 @@
+"""How the two APIs spell questions, answers and refusals."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from harness.engines.reference.plan import Plan
+
+SSE_END: Final = b"data: [DONE]\n\n"
+GARBAGE: Final = b"{\xff\xfe\x00 no chunk of any API"
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One question, whichever API it came by."""
+
+    prompt: str
+    prompt_tokens: int
+    """Words of all messages: a count anyone can check."""
+    is_streamed: bool
+    max_tokens: int | None
+    """None: the request sets no limit."""
+    has_usage: bool = True
+    """The client asked for a usage chunk at the end of the stream."""
+
+
+def asked(payload: dict[str, Any], *, streams_by_default: bool) -> Request:
+    """The question in the body of a chat or generate request of either API."""
+    messages = payload.get("messages") or [{"content": payload.get("prompt", "")}]
+    texts = [_text(message.get("content")) for message in messages]
+    options = payload.get("options") or {}
+    limit = payload.get("max_completion_tokens", payload.get("max_tokens", options.get("num_predict")))
+    return Request(
+        prompt=texts[-1],
+        prompt_tokens=sum(len(text.split()) for text in texts),
+        is_streamed=bool(payload.get("stream", streams_by_default)),
+        max_tokens=int(limit) if limit is not None and int(limit) > 0 else None,
+        has_usage=bool((payload.get("stream_options") or {}).get("include_usage")),
+    )
+
+
+def _text(content: object) -> str:
+    """A message's content, which OpenAI also allows to be a list of parts."""
+    if isinstance(content, list):
+        return " ".join(str(part.get("text") or "") for part in content)
+    return str(content or "")
+
+
+class OpenAI:
+    """Server-sent events as vLLM writes them."""
+
+    content_type: Final = "text/event-stream; charset=utf-8"
+    sends_headers_first: Final = True
+
+    def __init__(self, plan: Plan, request: Request, number: int) -> None:
+        self._plan, self._request = plan, request
+        self._head = {"id": f"chatcmpl-{number}", "created": int(time.time()), "model": plan.model}
+        # A thousand chunks a second differ in nothing but the text.
+        self._before, self._after = self._event([self._choice({"content": "\0"})]).split(msgspec.json.encode("\0"))
+
+    def opening(self) -> bytes:
+        """A chunk that names the role and carries no text."""
+        if not self._plan.has_role_chunk:
+            return b""
+        return self._event([self._choice({"role": "assistant", "content": ""})])
+
+    def step(self, text: str) -> bytes:
+        """One chunk of text."""
+        return self._before + msgspec.json.encode(text) + self._after
+
+    def closing(self, tokens: int, reason: str, _spent_s: float) -> bytes:
+        """Finish reason, usage where it was asked for, end mark."""
+        events = self._event([self._choice({}, reason)])
+        if self._request.has_usage:
+            events += self._event([], usage=self._usage(tokens))
+        return events + SSE_END
+
+    def whole(self, text: str, tokens: int, reason: str, _spent_s: float) -> bytes:
+        """The answer that was not streamed."""
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        return msgspec.json.encode(
+            self._head | {"object": "chat.completion", "choices": [choice], "usage": self._usage(tokens)}
+        )
+
+    def garbage(self) -> bytes:
+        """An event that holds no JSON."""
+        return b"data: " + GARBAGE + b"\n\n"
+
+    def _choice(self, delta: dict[str, str], reason: str | None = None) -> dict[str, object]:
+        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+    def _event(self, choices: list[dict[str, object]], **more: object) -> bytes:
+        chunk = self._head | {"object": "chat.completion.chunk", "choices": choices} | more
+        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
+    def _usage(self, tokens: int) -> dict[str, int]:
+        prompt = self._request.prompt_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+
+
+class Ollama:
+    """Lines of JSON as Ollama writes them; response headers come with the first token, as there."""
+
+    content_type: Final = "application/x-ndjson"
+    sends_headers_first: Final = False
+
+    def __init__(self, plan: Plan, request: Request, _number: int, *, is_chat: bool = True) -> None:
+        self._plan, self._request, self._is_chat = plan, request, is_chat
+
+    def opening(self) -> bytes:
+        """Nothing: Ollama has no chunk without text."""
+        return b""
+
+    def step(self, text: str) -> bytes:
+        """One line of text."""
+        return self._line(text, done=False)
+
+    def closing(self, tokens: int, reason: str, spent_s: float) -> bytes:
+        """The line with done: true and the counts."""
+        return self.whole("", tokens, reason, spent_s)
+
+    def whole(self, text: str, tokens: int, reason: str, spent_s: float) -> bytes:
+        """The answer that was not streamed: the last line, with all of the text."""
+        return self._line(
+            text,
+            done=True,
+            done_reason=reason,
+            total_duration=_ns(spent_s),
+            load_duration=1,
+            prompt_eval_count=self._request.prompt_tokens,
+            prompt_eval_duration=_ns(self._plan.ttft_s),
+            eval_count=tokens,
+            eval_duration=_ns((tokens - 1) * self._plan.itl_s),
+        )
+
+    def garbage(self) -> bytes:
+        """A line that holds no JSON."""
+        return GARBAGE + b"\n"
+
+    def _line(self, text: str, **more: object) -> bytes:
+        said: dict[str, object] = (
+            {"message": {"role": "assistant", "content": text}} if self._is_chat else {"response": text}
+        )
+        head = {"model": self._plan.model, "created_at": _now()}
+        return msgspec.json.encode(head | said | more) + b"\n"
+
+
+Dialect = OpenAI | Ollama
+SPEAKS: Final[dict[str, Callable[[Plan, Request, int], Dialect]]] = {
+    "/v1/chat/completions": OpenAI,
+    "/api/chat": Ollama,
+    "/api/generate": lambda plan, request, number: Ollama(plan, request, number, is_chat=False),
+}
+TROUBLE: Final = {
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("InternalServerError", "EngineCore encountered an issue. See stack trace."),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("ServiceUnavailableError", "server busy, please try again"),
+}
+
+
+def is_ollama(path: str) -> bool:
+    """Whether a path belongs to Ollama's API."""
+    return path.startswith("/api/")
+
+
+def refusal(status: HTTPStatus, message: str, *, path: str, kind: str = "invalid_request_error") -> bytes:
+    """The body of an error, as vLLM or as Ollama writes it."""
+    if is_ollama(path):
+        return msgspec.json.encode({"error": message})
+    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": status.value}})
+
+
+def trouble(status: HTTPStatus, *, path: str) -> bytes:
+    """The body of a server's own failure."""
+    kind, message = TROUBLE[status]
+    return refusal(status, message, path=path, kind=kind)
+
+
+def pages(plan: Plan) -> dict[str, object]:
+    """What clients ask to learn whether a server is there and what it has."""
+    entry = {"name": plan.model, "model": plan.model, "modified_at": _now(), "size": 1, "digest": "0" * 64}
+    return {
+        "/health": {"status": "ok"},
+        "/v1/models": {"object": "list", "data": [{"id": plan.model, "object": "model"}]},
+        "/api/version": {"version": "0.0.0"},
+        "/api/tags": {"models": [entry]},
+    }
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,262 @@
+"""What was equal between the sides of a comparison and what was not: the manifest, and what it forbids."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+from harness.records import (
+    Cell,
+    CellState,
+    EngineFacts,
+    Level,
+    Manifest,
+    Sampling,
+    Scenario,
+    SideManifest,
+    Tier,
+)
+
+MAX_LENGTH_DIFFERENCE: Final = 0.01
+"""Prompts or answers whose mean token counts differ by more are not the same work."""
+MAX_HIT_DIFFERENCE: Final = 0.05
+CANDIDATE: Final = "candidate"
+FOREVER: Final = "forever"
+UNKNOWN: Final = "not known"
+
+WIDTHS: Final = {
+    **dict.fromkeys(("f16", "fp16", "float16", "half", "bf16", "bfloat16"), "16 bit"),
+    **dict.fromkeys(("f32", "fp32", "float32", "float"), "32 bit"),
+}
+"""Precisions that cost the same bytes; all others are a kind of their own."""
+SHORT: Final = {"bfloat16": "bf16", "float16": "f16"}
+
+
+class Load(NamedTuple):
+    """What cells of all sides have in common that are set against each other."""
+
+    scenario: str
+    level: Level
+
+    @property
+    def name(self) -> str:
+        """For people: "concurrent at 50"."""
+        return f"{self.scenario} at {self.level.name}"
+
+
+def load_of(cell: Cell) -> Load:
+    """The load that a cell is of."""
+    return Load(cell.scenario, Level(users=cell.users, rate_per_s=cell.rate_per_s))
+
+
+def width(precision: str) -> str:
+    """How wide numbers of this precision are, under one name for all that are equally wide."""
+    return WIDTHS.get(precision.casefold(), precision.casefold())
+
+
+# ---------------------------------------------------------------- one side
+
+
+def side(facts: EngineFacts, cells: Iterable[Cell], *, sampling: Sampling) -> SideManifest:
+    """What is known of the server that `facts` tells of, and of its cells."""
+    mine = [cell for cell in cells if cell.role == facts.role and cell.state == CellState.MEASURED]
+    hits = [cell.telemetry.prefix_hit_ratio for cell in mine if cell.telemetry is not None]
+    known_hits = [ratio for ratio in hits if ratio is not None]
+    return SideManifest(
+        role=facts.role,
+        title=facts.title,
+        version=facts.version,
+        weights_precision=facts.precision,
+        weights_bytes=facts.weights_bytes,
+        kv_precision=kv_precision(facts),
+        context_tokens=number(facts, "max-model-len", "context-tokens"),
+        sequences=number(facts, "max-num-seqs", "slots") if facts.slots is None else facts.slots,
+        prompt_tokens_mean=weighted_mean(mine, lambda cell: cell.prompt_tokens_mean),
+        output_tokens_mean=weighted_mean(mine, lambda cell: cell.output_tokens_mean),
+        sampling=sampling,
+        prefix_cache=prefix_cache(facts),
+        prefix_hit_ratio=sum(known_hits) / len(known_hits) if known_hits else None,
+        keep_alive=keep_alive(facts),
+        is_synthetic=facts.is_synthetic,
+    )
+
+
+def kv_precision(facts: EngineFacts) -> str:
+    """Of the KV cache; empty where nothing says it, as with a server that we did not start."""
+    match facts.engine:
+        case "vllm":
+            asked = str(facts.resolved.get("kv-cache-dtype", facts.flags.get("kv-cache-dtype", "")))
+            found = str(facts.resolved.get("dtype", "")) if asked == "auto" else asked
+            return SHORT.get(found, found)
+        case "ollama" if facts.argv:
+            return facts.env.get("OLLAMA_KV_CACHE_TYPE", "f16")
+        case "llamacpp" if facts.argv:
+            return str(facts.flags.get("cache-type-k", "f16"))
+    return ""
+
+
+def prefix_cache(facts: EngineFacts) -> str:
+    """ "on", "off", or empty where nothing says it. Ollama sends `cache_prompt` with every request, as we do."""
+    match facts.engine, facts.resolved.get("enable-prefix-caching"):
+        case (("ollama" | "llamacpp"), _):
+            return "on" if facts.argv else ""
+        case _, bool(is_on):
+            return "on" if is_on else "off"
+    return ""
+
+
+def keep_alive(facts: EngineFacts) -> str:
+    """How long the model stays in memory between requests; empty for a server that we did not start."""
+    if not facts.argv:
+        return ""
+    asked = facts.env.get("OLLAMA_KEEP_ALIVE", "5m") if facts.engine == "ollama" else "-1"
+    return FOREVER if asked.startswith("-") else asked
+
+
+def number(facts: EngineFacts, *names: str) -> int | None:
+    """The first of these settings that the server says it took, or else was told. None: neither."""
+    found = (values[name] for values in (facts.resolved, facts.flags) for name in names if name in values)
+    return next((value for value in found if isinstance(value, int)), None)
+
+
+def weighted_mean(cells: Iterable[Cell], value: Callable[[Cell], float | None]) -> float | None:
+    """Mean per request over cells. None: nothing was counted."""
+    counted = [(found, cell.requests) for cell in cells if (found := value(cell)) is not None]
+    requests = sum(count for _, count in counted)
+    return sum(found * count for found, count in counted) / requests if requests else None
+
+
+# ---------------------------------------------------------------- all sides
+
+
+def manifest(
+    tier: Tier, *, engines: Sequence[EngineFacts], cells: Sequence[Cell], scenarios: Sequence[Scenario]
+) -> Manifest:
+    """The manifest of a comparison; its faults are those of the sides and those of single loads.
+
+    Args:  engines: a server for each side; of one that was launched in several blocks the last one counts.
+           cells: of all sides. scenarios: what all sides were put under.
+    """
+    samplings = list(dict.fromkeys(scenario.workload.sampling for scenario in scenarios))
+    by_role = {facts.role: facts for facts in engines}
+    sides = tuple(side(facts, cells, sampling=samplings[0]) for facts in by_role.values())
+    known = list(differences(sides))
+    if len(samplings) > 1:
+        known.append("The scenarios sample differently, each of them alike on all sides.")
+    return Manifest(
+        tier=tier,
+        sides=sides,
+        faults=(*faults(tier, sides), *prompt_faults(cells, roles=tuple(by_role))),
+        differences=tuple(known),
+    )
+
+
+def faults(tier: Tier, sides: Sequence[SideManifest]) -> Iterable[str]:
+    """What forbids a ratio at any load; in the equal tier also what is not known to be equal."""
+    if len({one.sampling for one in sides}) > 1:
+        yield "The sides were told to sample differently."
+    if len({one.is_synthetic for one in sides}) > 1:
+        yield "One side has random weights, the other has not: not the same model."
+    if tier != Tier.EQUAL:
+        return
+    conditions = {
+        "precision of the weights": [width(one.weights_precision) for one in sides],
+        "precision of the KV cache": [width(one.kv_precision) for one in sides],
+        "context of a sequence": ["" if one.context_tokens is None else str(one.context_tokens) for one in sides],
+    }
+    for name, values in conditions.items():
+        if "" in values or len(set(values)) > 1:
+            listed = ", ".join(f"{value or UNKNOWN} ({one.role})" for one, value in zip(sides, values, strict=True))
+            yield f"The tier is equal, and the {name} is not shown to be: {listed}."
+
+
+def prompt_faults(cells: Sequence[Cell], *, roles: Sequence[str]) -> Iterable[str]:
+    """Loads whose prompts the sides counted differently: other chat templates or tokenizers, so other work."""
+    for load in dict.fromkeys(load_of(cell) for cell in cells if cell.role in roles):
+        mine = [cell for cell in cells if load_of(cell) == load and cell.state == CellState.MEASURED]
+        means = {
+            role: weighted_mean([cell for cell in mine if cell.role == role], lambda cell: cell.prompt_tokens_mean)
+            for role in roles
+        }
+        candidate = means.get(CANDIDATE)
+        for role, mean in means.items():
+            if role != CANDIDATE and mean and candidate and apart(mean, candidate) > MAX_LENGTH_DIFFERENCE:
+                yield (
+                    f"{load.name}: the same prompts were {mean:.1f} tokens to the {role} and {candidate:.1f} to the "
+                    f"candidate, over {MAX_LENGTH_DIFFERENCE:.0%} apart: not the same work."
+                )
+
+
+def apart(one: float, other: float) -> float:
+    """By what share the larger of two positive numbers is above the smaller."""
+    return max(one, other) / min(one, other) - 1
+
+
+def differences(sides: Sequence[SideManifest]) -> Iterable[str]:
+    """What a ratio is also of, besides the engines: a sentence each."""
+    yield from told("Precision of the weights", sides, lambda one: one.weights_precision or UNKNOWN)
+    sizes = [one.weights_bytes for one in sides if one.weights_bytes]
+    if len(sizes) > 1 and apart(min(sizes), max(sizes)) > MAX_LENGTH_DIFFERENCE:
+        yield from told("Size of the weights", sides, lambda one: megabytes(one.weights_bytes))
+    yield from told("Precision of the KV cache", sides, lambda one: one.kv_precision or UNKNOWN)
+    yield from told("Context of a sequence", sides, lambda one: counted(one.context_tokens, "tokens"))
+    yield from told("Sequences computed at a time, at most", sides, lambda one: counted(one.sequences))
+    yield from told("Prefix cache", sides, lambda one: one.prefix_cache or UNKNOWN)
+    hits = [one.prefix_hit_ratio for one in sides if one.prefix_hit_ratio is not None]
+    if hits and max(hits) - min(hits) > MAX_HIT_DIFFERENCE:
+        yield from told("Prompt tokens found in the prefix cache", sides, lambda one: share(one.prefix_hit_ratio))
+    yield from told("The model stays in memory", sides, lambda one: one.keep_alive or UNKNOWN)
+    lengths = [one.output_tokens_mean for one in sides if one.output_tokens_mean]
+    if lengths and apart(min(lengths), max(lengths)) > MAX_LENGTH_DIFFERENCE:
+        yield from told("Mean length of the answers", sides, lambda one: mean_text(one.output_tokens_mean))
+
+
+def told(name: str, sides: Sequence[SideManifest], text: Callable[[SideManifest], str]) -> Iterable[str]:
+    """One sentence where the sides have different texts, none where they have not."""
+    texts = [text(one) for one in sides]
+    if len(set(texts)) > 1:
+        yield f"{name}: {', '.join(f'{text} ({one.role})' for one, text in zip(sides, texts, strict=True))}."
+
+
+def counted(count: int | None, unit: str = "") -> str:
+    """1,024 tokens."""
+    return UNKNOWN if count is None else f"{count:,} {unit}".rstrip()
+
+
+def megabytes(size_bytes: int | None) -> str:
+    """Decimal megabytes, as file sizes are read."""
+    return UNKNOWN if size_bytes is None else f"{size_bytes / 1e6:,.0f} MB"
+
+
+def share(ratio: float | None) -> str:
+    """12 %."""
+    return UNKNOWN if ratio is None else f"{ratio:.0%}"
+
+
+def mean_text(tokens: float | None) -> str:
+    """12.3 tokens."""
+    return UNKNOWN if tokens is None else f"{tokens:.1f} tokens"
+
+
+# ---------------------------------------------------------------- from block to block
+
+
+def drifts(cells: Iterable[Cell]) -> list[str]:
+    """A sentence for each side and load whose throughput in the last block lies outside its intervals in the first."""
+    blocks: dict[tuple[str, Load], dict[int, list[Cell]]] = {}
+    for cell in cells:
+        if cell.state == CellState.MEASURED and cell.output_tok_s is not None:
+            blocks.setdefault((cell.role, load_of(cell)), {}).setdefault(cell.block, []).append(cell)
+    out = []
+    for (role, load), mine in blocks.items():
+        first, last = (span(mine[block]) for block in (min(mine), max(mine)))
+        if first[1] < last[0] or last[1] < first[0]:
+            out.append(
+                f"Drift: {role}, {load.name}: {first[0]:.1f} to {first[1]:.1f} tok/s in block {min(mine)}, "
+                f"{last[0]:.1f} to {last[1]:.1f} in block {max(mine)}. The ratio's interval takes it in."
+            )
+    return out
+
+
+def span(cells: Iterable[Cell]) -> tuple[float, float]:
+    """From the lowest to the highest end of the cells' intervals of tok/s."""
+    found = [cell.output_tok_s for cell in cells if cell.output_tok_s is not None]
+    return min(one.low for one in found), max(one.high for one in found)

@@ -1,0 +1,166 @@
+"""What the card, the machine and the servers said while they were measured, in words."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from harness.records import Cell, CellState, Run, TelemetrySummary
+from harness.report import words
+from harness.report.figures import cells_at, levels_of, scenario_names, scenario_title
+from harness.report.page_parts import ReadingTable, Side, Telemetry
+from harness.report.words import DASH
+
+Summaries = Sequence[TelemetrySummary]
+Reading = Callable[[TelemetrySummary], float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One reading, taken together over the repeats of a load."""
+
+    head: str
+    reading: Reading
+    shown: Callable[[float], str]
+    together: Callable[[list[float]], float] = statistics.fmean
+
+
+def hertz(value: float) -> str:
+    """ "2,520 MHz"."""
+    return f"{words.fixed(value / 1e6, 0)} MHz"
+
+
+def watts(value: float) -> str:
+    """ "312 W"."""
+    return f"{words.number(value)} W"
+
+
+def joules(value: float) -> str:
+    """ "1.21 J", "21.0 mJ" below one."""
+    return f"{words.number(value)} J" if value >= 1 else f"{words.number(1000 * value)} mJ"
+
+
+def celsius(value: float) -> str:
+    """ "67 °C"."""
+    return f"{words.fixed(value, 0)} °C"
+
+
+def count(value: float) -> str:
+    """Whole where it is whole, else with three digits."""
+    return f"{value:,.0f}" if value == round(value) else words.number(value)
+
+
+CARD: Final = (
+    Column(head="Memory, peak", reading=lambda one: one.gpu_memory_peak_bytes, shown=words.gib, together=max),
+    Column(head="Power, mean", reading=lambda one: one.gpu_power_mean_w, shown=watts),
+    Column(head="Energy per token", reading=lambda one: one.energy_per_token_j, shown=joules),
+    Column(head="Clock, mean", reading=lambda one: one.gpu_clock_mean_hz, shown=hertz),
+    Column(head="Clock, lowest", reading=lambda one: one.gpu_clock_min_hz, shown=hertz, together=min),
+    Column(head="Temperature, highest", reading=lambda one: one.gpu_temperature_max_c, shown=celsius, together=max),
+)
+SERVER: Final = (
+    Column(head="CPU, mean", reading=lambda one: one.engine_cpu_mean_ratio, shown=lambda v: f"{words.number(v)} cores"),
+    Column(head="Memory (RSS), peak", reading=lambda one: one.engine_rss_peak_bytes, shown=words.gib, together=max),
+    Column(head="Machine's CPU", reading=lambda one: one.machine_cpu_mean_ratio, shown=words.percent),
+    Column(head="Running, mean", reading=lambda one: one.running_mean, shown=count),
+    Column(head="Waiting, mean", reading=lambda one: one.waiting_mean, shown=count),
+    Column(head="Waiting, most", reading=lambda one: one.waiting_max, shown=count, together=max),
+    Column(head="KV cache, most", reading=lambda one: one.kv_used_max_ratio, shown=words.percent, together=max),
+    Column(head="Preemptions", reading=lambda one: one.preemptions, shown=count, together=sum),
+    Column(head="Prefix cache hits", reading=lambda one: one.prefix_hit_ratio, shown=words.percent),
+)
+
+
+def telemetry(run: Run, cells: Sequence[Cell], sides: Sequence[Side]) -> Telemetry | None:
+    """Only what is known; a machine without a GPU is said once. None: nothing was read."""
+    here = [
+        cell for cell in cells if any(cell.role == side.role for side in sides) and cell.state is not CellState.FAILED
+    ]
+    found = [cell.telemetry for cell in here if cell.telemetry is not None]
+    if not found:
+        return None
+    tables = (
+        table(run, here, sides, title="The card", columns=CARD),
+        table(run, here, sides, title="The servers", columns=SERVER),
+    )
+    return Telemetry(
+        tables=tuple(one for one in tables if one is not None),
+        notes=(
+            *card_words(run, here),
+            "Of the repeats of a load the mean; of peaks the highest and of lowest values the lowest.",
+            *(["Energy is that of the whole card, per output token of the window."] if has(found, CARD[2]) else []),
+        ),
+    )
+
+
+def has(found: Summaries, column: Column) -> bool:
+    """Whether any cell knows this reading."""
+    return any(column.reading(one) is not None for one in found)
+
+
+def table(
+    run: Run, cells: Sequence[Cell], sides: Sequence[Side], *, title: str, columns: Sequence[Column]
+) -> ReadingTable | None:
+    """The readings of each load and server. None: nothing of the kind is known."""
+    known = [column for column in columns if has([c.telemetry for c in cells if c.telemetry is not None], column)]
+    groups = []
+    for name in scenario_names(run, cells):
+        rows = []
+        for level in levels_of(cells, name):
+            for side in sides:
+                mine = [one.telemetry for one in cells_at(cells, side.role, name, level) if one.telemetry is not None]
+                if mine:
+                    rows.append((words.load(level), side, tuple(cell_text(column, mine) for column in known)))
+        if rows:
+            groups.append((scenario_title(run, name), tuple(rows)))
+    return ReadingTable(title=title, heads=tuple(one.head for one in known), groups=tuple(groups)) if known else None
+
+
+def cell_text(column: Column, found: Summaries) -> str:
+    """The repeats taken together, or a dash."""
+    values = [value for one in found if (value := column.reading(one)) is not None]
+    return column.shown(column.together(values)) if values else DASH
+
+
+# ---------------------------------------------------------------- what is said in sentences
+
+
+def card_words(run: Run, cells: Sequence[Cell]) -> tuple[str, ...]:
+    """Link, throttling and strangers on the card; where there is none, that."""
+    found = [cell.telemetry for cell in cells if cell.telemetry is not None]
+    if not any(one.has_gpu for one in found):
+        return ("No GPU: this machine has none that NVML can see, so there are no readings of a card.",)
+    links = sorted({one.gpu_pcie for one in found if one.gpu_pcie})
+    out = [f"PCIe link: {words.listed(links)}."] if links else []
+    return (*out, throttle_words(run, cells), stranger_words(run, cells))
+
+
+def throttle_words(run: Run, cells: Sequence[Cell]) -> str:
+    """Each reason with the largest share of samples and where that was."""
+    worst: dict[str, tuple[float, Cell]] = {}
+    for cell in cells:
+        for reason, share in (cell.telemetry.throttle if cell.telemetry else {}).items():
+            if share > worst.get(reason, (0.0, cell))[0]:
+                worst[reason] = (share, cell)
+    if not worst:
+        return "The card's clocks were held down by nothing."
+    told = (
+        f"{reason}, in up to {words.percent(share)} of the samples ({where(run, cell)})"
+        for reason, (share, cell) in worst.items()
+    )
+    return f"The card's clocks were held down: {'; '.join(told)}."
+
+
+def stranger_words(run: Run, cells: Sequence[Cell]) -> str:
+    """Programs on the card that are not the server's."""
+    mine = [cell for cell in cells if cell.telemetry is not None and cell.telemetry.foreign_pids]
+    if not mine:
+        return "No other program was on the card."
+    places = dict.fromkeys(where(run, cell) for cell in mine)
+    return f"Other programs were on the card in {words.plural(len(mine), 'cell')}: {'; '.join(places)}."
+
+
+def where(run: Run, cell: Cell) -> str:
+    """ "Ollama 0.33.1, Many users at once, 50 users"."""
+    level = words.load(levels_of([cell], cell.scenario)[0])
+    return f"{cell.title}, {scenario_title(run, cell.scenario)}, {level}"
