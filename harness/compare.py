@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from harness import baseline, bench, fairness
 from harness.baseline import Settings
 from harness.bench import Part, planned_steps, work_of
+from harness.fairness import Load, Prompt, Prompts
 from harness.progress import Progress, Say, clock_text
 from harness.recording import Recording, recorded
 from harness.records import (
@@ -154,6 +155,7 @@ class Study:
         self._recording, self._progress, self._measure, self._clock = recording, progress, measure, clock
         self._sides = {BASELINE: plan.baseline, CANDIDATE: plan.candidate}
         self._blocks = 0
+        self._counted: dict[str, Prompts] = {}
 
     # ------------------------------------------------------------ the order of things
 
@@ -297,27 +299,45 @@ class Study:
             engines=[facts for facts in self._recording.run.engines if facts.role in self._sides],
             cells=self._cells(),
             scenarios=self.plan.loads,
+            prompts=self._prompts(),
         )
+
+    def _prompts(self) -> dict[str, dict[Prompt, int]]:
+        """How many tokens each side's server counted of each prompt; every cell's file is read once."""
+        for cell in self._cells():
+            path = self._recording.folder.path / cell.requests_file
+            if cell.requests_file not in self._counted and path.is_file():
+                self._counted[cell.requests_file] = fairness.prompts_of(cell, path.read_bytes())
+        found: dict[str, dict[Prompt, int]] = {}
+        for cell in self._cells():
+            found.setdefault(cell.role, {}).update(self._counted.get(cell.requests_file, {}))
+        return found
 
     def _rows(self) -> tuple[Comparison, ...]:
-        """The candidate against each other side. Targets are set for Ollama as it comes, so only there they apply."""
-        faults = tuple(fairness.faults(self.plan.tier, self._manifest().sides))
+        """The candidate against each other side, at each load."""
+        faults, prompts = tuple(fairness.faults(self.plan.tier, self._manifest().sides)), self._prompts()
         return tuple(
-            row for role in self._sides if role != CANDIDATE for row in self._rows_against(role, faults=faults)
+            row
+            for role in self._sides
+            if role != CANDIDATE
+            for scenario in loads_of(self.plan, role, self.plan.loads)
+            for level in scenario.levels
+            for row in self._rows_of(fairness.Load(scenario.name, level), role, faults=faults, prompts=prompts)
         )
 
-    def _rows_against(self, role: str, *, faults: Sequence[str]) -> tuple[Comparison, ...]:
-        plan = self.plan
-        shared = {fairness.Load(one.name, level) for one in loads_of(plan, role, plan.loads) for level in one.levels}
-        cells = [cell for cell in self._cells() if fairness.load_of(cell) in shared]
+    def _rows_of(
+        self, load: Load, role: str, *, faults: Sequence[str], prompts: Mapping[str, Prompts]
+    ) -> tuple[Comparison, ...]:
+        """Targets are set for Ollama as it comes, so only there they apply."""
+        cells = [cell for cell in self._cells() if fairness.load_of(cell) == load]
         return pairing.comparisons(
             [cell for cell in cells if cell.role == role],
             [cell for cell in cells if cell.role == CANDIDATE],
-            targets=plan.targets if role == BASELINE else (),
-            gpu=plan.gpu,
-            model=plan.model,
+            targets=self.plan.targets if role == BASELINE else (),
+            gpu=self.plan.gpu,
+            model=self.plan.model,
             against=role,
-            faults=faults,
+            faults=tuple(filter(None, (*faults, fairness.prompt_fault(load, role, prompts)))),
         )
 
 

@@ -1,7 +1,9 @@
 """What was equal between the sides of a comparison and what was not: the manifest, and what it forbids."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
+
+import msgspec
 
 from harness.records import (
     Cell,
@@ -124,27 +126,106 @@ def weighted_mean(cells: Iterable[Cell], value: Callable[[Cell], float | None]) 
     return sum(found * count for found, count in counted) / requests if requests else None
 
 
+# ---------------------------------------------------------------- the same prompts
+
+
+class Prompt(NamedTuple):
+    """One prompt that all sides are sent: its words follow from these alone."""
+
+    load: Load
+    block: int
+    repeat: int
+    user: int
+    number: int
+    """Which request of this user's it is, from 0."""
+
+
+Prompts = Mapping[Prompt, int]
+"""How many tokens a side's server counted of each prompt."""
+
+
+class _Counted(msgspec.Struct):
+    """The fields of a `RequestRecord` that are needed here: the others are many times as long."""
+
+    user: int
+    index: int
+    turn: int = 0
+    prompt_tokens: int | None = None
+    error: str | None = None
+
+
+def prompts_of(cell: Cell, requests: bytes) -> Prompts:
+    """What the server counted, from the lines of the cell's requests; of a conversation only its first turn.
+
+    Later turns hold what the model has said, and that is not the same on both sides.
+    """
+    decoder = msgspec.json.Decoder(_Counted)
+    records = map(decoder.decode, requests[: requests.rfind(b"\n") + 1].splitlines())
+    return {
+        Prompt(load_of(cell), cell.block, cell.repeat, one.user, one.index): one.prompt_tokens
+        for one in records
+        if one.turn == 0 and one.error is None and one.prompt_tokens is not None
+    }
+
+
+def shared_means(prompts: Mapping[str, Prompts], *, load: Load | None = None) -> dict[str, float]:
+    """Mean tokens by side over the prompts that all of them have answered; empty where there are none.
+
+    A faster side answers more prompts, and these are not equally long: means over all that each has answered would
+    differ by chance.
+    Args:  load: of which. None: of all.
+    """
+    if not prompts:
+        return {}
+    first, *others = prompts.values()
+    keys = [one for one in first if (load is None or one.load == load) and all(one in other for other in others)]
+    return {role: sum(counts[one] for one in keys) / len(keys) for role, counts in prompts.items()} if keys else {}
+
+
+def prompt_fault(load: Load, role: str, prompts: Mapping[str, Prompts]) -> str:
+    """Why the candidate and `role` were not asked the same at this load; empty where they were, or it is not known."""
+    pair = {name: prompts[name] for name in (role, CANDIDATE) if name in prompts}
+    means = shared_means(pair, load=load)
+    if len(means) < len((role, CANDIDATE)) or apart(means[role], means[CANDIDATE]) <= MAX_LENGTH_DIFFERENCE:
+        return ""
+    return (
+        f"{load.name}: the same prompts were {means[role]:.1f} tokens to the {role} and {means[CANDIDATE]:.1f} to the "
+        f"candidate, over {MAX_LENGTH_DIFFERENCE:.0%} apart: not the same work."
+    )
+
+
 # ---------------------------------------------------------------- all sides
 
 
 def manifest(
-    tier: Tier, *, engines: Sequence[EngineFacts], cells: Sequence[Cell], scenarios: Sequence[Scenario]
+    tier: Tier,
+    *,
+    engines: Sequence[EngineFacts],
+    cells: Sequence[Cell],
+    scenarios: Sequence[Scenario],
+    prompts: Mapping[str, Prompts],
 ) -> Manifest:
     """The manifest of a comparison; its faults are those of the sides and those of single loads.
 
     Args:  engines: a server for each side; of one that was launched in several blocks the last one counts.
-           cells: of all sides. scenarios: what all sides were put under.
+           cells: of all sides. scenarios: what all sides were put under. prompts: by role.
     """
     samplings = list(dict.fromkeys(scenario.workload.sampling for scenario in scenarios))
     by_role = {facts.role: facts for facts in engines}
-    sides = tuple(side(facts, cells, sampling=samplings[0]) for facts in by_role.values())
+    means = shared_means(prompts)
+    sides = tuple(
+        msgspec.structs.replace(one, prompt_tokens_mean=means.get(one.role, one.prompt_tokens_mean))
+        for one in (side(facts, cells, sampling=samplings[0]) for facts in by_role.values())
+    )
     known = list(differences(sides))
     if len(samplings) > 1:
         known.append("The scenarios sample differently, each of them alike on all sides.")
+    loads = dict.fromkeys(load_of(cell) for cell in cells if cell.role in by_role)
+    of_prompts = (prompt_fault(load, role, prompts) for load in loads for role in by_role if role != CANDIDATE)
     return Manifest(
         tier=tier,
         sides=sides,
-        faults=(*faults(tier, sides), *prompt_faults(cells, roles=tuple(by_role))),
+        faults=(*faults(tier, sides), *filter(None, of_prompts)),
         differences=tuple(known),
     )
 
@@ -168,21 +249,7 @@ def faults(tier: Tier, sides: Sequence[SideManifest]) -> Iterable[str]:
             yield f"The tier is equal, and the {name} is not shown to be: {listed}."
 
 
-def prompt_faults(cells: Sequence[Cell], *, roles: Sequence[str]) -> Iterable[str]:
-    """Loads whose prompts the sides counted differently: other chat templates or tokenizers, so other work."""
-    for load in dict.fromkeys(load_of(cell) for cell in cells if cell.role in roles):
-        mine = [cell for cell in cells if load_of(cell) == load and cell.state == CellState.MEASURED]
-        means = {
-            role: weighted_mean([cell for cell in mine if cell.role == role], lambda cell: cell.prompt_tokens_mean)
-            for role in roles
-        }
-        candidate = means.get(CANDIDATE)
-        for role, mean in means.items():
-            if role != CANDIDATE and mean and candidate and apart(mean, candidate) > MAX_LENGTH_DIFFERENCE:
-                yield (
-                    f"{load.name}: the same prompts were {mean:.1f} tokens to the {role} and {candidate:.1f} to the "
-                    f"candidate, over {MAX_LENGTH_DIFFERENCE:.0%} apart: not the same work."
-                )
+# ---------------------------------------------------------------- differences
 
 
 def apart(one: float, other: float) -> float:

@@ -188,7 +188,7 @@ def under_way(environment: dict[str, str], folder: Path, *words: object) -> Iter
 def locust_of(command: subprocess.Popen[str], *, within_s: float = 30.0) -> psutil.Process:
     """A Locust process that has begun to record."""
     end_s = time.monotonic() + within_s
-    while time.monotonic() < end_s:
+    while time.monotonic() < end_s and command.poll() is None:
         for child in psutil.Process(command.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if "locust" in child.cmdline() and any("requests" in file.path for file in child.open_files()):

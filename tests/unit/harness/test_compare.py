@@ -18,6 +18,7 @@ from harness.records import (
     Estimate,
     LaunchSpec,
     Level,
+    RequestRecord,
     RunState,
     Scenario,
     Target,
@@ -56,7 +57,7 @@ PLAN = compare.Plan(
 class Engines:
     """Stands in for engines: each cell is as fast as `rate_tok_s` says of its role, level and block."""
 
-    def __init__(self, rate_tok_s: Callable[[str, int, int], float], *, prompt_tokens: dict[str, float] | None = None):
+    def __init__(self, rate_tok_s: Callable[[str, int, int], float], *, prompt_tokens: dict[str, int] | None = None):
         self.rate_tok_s, self.prompt_tokens = rate_tok_s, prompt_tokens or {}
         self.launches: list[tuple[int, str]] = []
         self.levels: list[tuple[Level, ...]] = []
@@ -81,19 +82,24 @@ class Engines:
                 precision=part.spec.precision, block=part.block, argv=("x",), slots=part.spec.slots,
             )
         )  # fmt: skip
-        cells = [self.cell(part, one) for one in work]
+        cells = [self.cell(part, one, recording.folder.path) for one in work]
         cells = [msgspec.structs.replace(one, state=CellState.INVALID) if is_spoiled(one) else one for one in cells]
         for cell in cells:
             recording.add_cell(cell)
         progress.done(f"launch {part.spec.engine}", "")
         return cells
 
-    def cell(self, part: Any, one: Any) -> Cell:
+    def cell(self, part: Any, one: Any, folder: Path) -> Cell:
         value = self.rate_tok_s(part.role, one.level.users, part.block) * (1 + 0.001 * one.repeat)
+        prompt_tokens = self.prompt_tokens.get(part.role, 30)
+        requests_file = f"requests/{part.role}-{one.level.name}-{part.block}-{one.repeat}.jsonl"
+        record = RequestRecord(user=0, index=0, is_warmup=False, sent_s=0, end_s=1, prompt_tokens=prompt_tokens)
+        (folder / requests_file).write_bytes(msgspec.json.encode(record) + b"\n")
         return Cell(
             engine=part.spec.engine, title="t", role=part.role, model="m", scenario=one.scenario.name,
+            requests_file=requests_file,
             users=one.level.users, block=part.block, repeat=one.repeat, state=CellState.MEASURED, requests=10,
-            prompt_tokens_mean=self.prompt_tokens.get(part.role, 30.0), output_tokens_mean=8.0,
+            prompt_tokens_mean=prompt_tokens, output_tokens_mean=8.0,
             output_tok_s=Estimate(value=value, low=value, high=value, confidence=0.95, n=9, unit="tok/s"),
         )  # fmt: skip
 
@@ -259,7 +265,7 @@ def test_no_precision_asked_for_is_none_told(tmp_path: Path) -> None:
 
 
 def test_prompts_that_count_differently_give_no_ratio_and_a_fault(tmp_path: Path) -> None:
-    done = run(Engines(steady, prompt_tokens={"baseline": 40.0}), tmp_path)
+    done = run(Engines(steady, prompt_tokens={"baseline": 40}), tmp_path)
     rows = done.folder.run().comparisons
     assert rows
     assert all(row.ratio is None and row.verdict == Verdict.UNDECIDED for row in rows)

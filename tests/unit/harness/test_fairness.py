@@ -6,13 +6,16 @@ import msgspec
 import pytest
 
 from harness import fairness
+from harness.fairness import Prompt, Prompts
 from harness.records import (
     Cell,
     CellState,
     ClosedLoop,
     EngineFacts,
     Estimate,
+    Level,
     Manifest,
+    RequestRecord,
     Sampling,
     Scenario,
     TelemetrySummary,
@@ -53,9 +56,22 @@ def tok_s(low: float, high: float) -> Estimate:
     return Estimate(value=(low + high) / 2, low=low, high=high, confidence=0.95, n=10, unit="tok/s")
 
 
-def manifest(*engines: EngineFacts, tier: Tier = Tier.AS_RUN, cells: tuple[Cell, ...] | None = None) -> Manifest:
+def manifest(
+    *engines: EngineFacts,
+    tier: Tier = Tier.AS_RUN,
+    cells: tuple[Cell, ...] | None = None,
+    prompts: dict[str, Prompts] | None = None,
+) -> Manifest:
     found = (cell("baseline"), cell("candidate")) if cells is None else cells
-    return fairness.manifest(tier, engines=engines or (OLLAMA, VLLM), cells=found, scenarios=[SCENARIO])
+    return fairness.manifest(
+        tier, engines=engines or (OLLAMA, VLLM), cells=found, scenarios=[SCENARIO], prompts=prompts or {}
+    )
+
+
+def counts(*tokens: int, users: int = 5) -> Prompts:
+    """What a server counted of one user's first prompts."""
+    load = fairness.Load("concurrent", Level(users=users))
+    return {Prompt(load, 1, 1, 0, number): count for number, count in enumerate(tokens)}
 
 
 def equal_ollama(**env: str) -> EngineFacts:
@@ -153,23 +169,54 @@ def test_random_weights_on_one_side_are_another_model() -> None:
     assert "random weights" in fault
 
 
-@pytest.mark.parametrize(("tokens", "is_fault"), [(100.9, False), (101.1, True), (98.9, True)])
-def test_prompts_that_count_over_one_percent_apart_are_not_the_same_work(tokens: float, is_fault: bool) -> None:
-    found = manifest(cells=(cell("baseline", prompt_tokens_mean=tokens), cell("candidate")))
+@pytest.mark.parametrize(("tokens", "is_fault"), [(1009, False), (1011, True), (989, True)])
+def test_prompts_that_count_over_one_percent_apart_are_not_the_same_work(tokens: int, is_fault: bool) -> None:
+    found = manifest(prompts={"baseline": counts(tokens, tokens), "candidate": counts(1000, 1000)})
     assert bool(found.faults) == is_fault
     if is_fault:
-        assert "concurrent at 5" in found.faults[0]
+        assert f"concurrent at 5: the same prompts were {tokens:.1f} tokens to the baseline" in found.faults[0]
         assert "not the same work" in found.faults[0]
+
+
+def test_only_prompts_that_both_sides_answered_are_compared() -> None:
+    """Measured: equal prompts, of which the faster side had answered more, had means of 49.5 and 50.0 tokens."""
+    found = manifest(prompts={"baseline": counts(100, 98), "candidate": counts(100, 98, 120, 130)})
+    assert found.faults == ()
+    assert [side.prompt_tokens_mean for side in found.sides] == [99.0, 99.0]
 
 
 def test_prompts_are_compared_load_by_load() -> None:
     """Over all loads together both means are 150: that would hide that neither load has equal prompts."""
-    cells = tuple(
-        cell(role, users=users, prompt_tokens_mean=tokens)
-        for role, counts in (("baseline", (100.0, 200.0)), ("candidate", (200.0, 100.0)))
-        for users, tokens in zip((1, 5), counts, strict=True)
+    cells = tuple(cell(role, users=users) for role in ("baseline", "candidate") for users in (1, 5))
+    found = manifest(
+        cells=cells,
+        prompts={
+            "baseline": {**counts(100, users=1), **counts(200, users=5)},
+            "candidate": {**counts(200, users=1), **counts(100, users=5)},
+        },
     )
-    assert len(manifest(cells=cells).faults) == 2
+    assert len(found.faults) == 2
+
+
+def test_sides_that_answered_no_common_prompt_are_not_accused() -> None:
+    assert manifest(prompts={"baseline": counts(100), "candidate": {}}).faults == ()
+    assert manifest(prompts={"baseline": counts(100)}).faults == ()
+
+
+def test_what_a_server_counted_is_read_from_its_cells_requests() -> None:
+    def line(number: int, **changes: object) -> bytes:
+        record = RequestRecord(user=0, index=number, is_warmup=False, sent_s=0, end_s=1, chunks_s=(0.5,))
+        return msgspec.json.encode(msgspec.structs.replace(record, **changes)) + b"\n"
+
+    lines = [
+        line(0, prompt_tokens=40, is_warmup=True),
+        line(1, prompt_tokens=41),
+        line(2, prompt_tokens=99, turn=1),
+        line(3, prompt_tokens=42, error="cut off"),
+        line(4),
+    ]
+    found = fairness.prompts_of(cell("baseline"), b"".join(lines) + b'{"user": 0, "ind')
+    assert {one.number: tokens for one, tokens in found.items()} == {0: 40, 1: 41}
 
 
 def test_sides_that_sample_differently_are_not_compared() -> None:
