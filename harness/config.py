@@ -33,6 +33,8 @@ from harness.records import (
 )
 
 HERE = Path(__file__).parent
+MAX_LENGTH = 1_000_000
+"""Words or tokens: more than any model's context holds."""
 T = TypeVar("T")
 
 
@@ -165,8 +167,8 @@ def scenario(name: str, *, is_cpu: bool) -> Scenario:
 def faults_of_workload(work: Workload, load: Load) -> Iterator[tuple[str, str]]:
     """Key and fault of each value that asks for nothing sensible."""
     for name, least in (("prompt_words", 1), ("output_tokens", 1), ("shared_prefix_words", 0), ("turns", 1)):
-        if getattr(work, name) < least:
-            yield f"workload.{name}", f"must be at least {least}"
+        if not least <= getattr(work, name) <= MAX_LENGTH:
+            yield f"workload.{name}", f"must be at least {least}, and at most {MAX_LENGTH}"
     if work.turns > 1 and not isinstance(load, ClosedLoop):
         yield "workload.turns", "conversations are for users that wait for answers; in a trace, lines have a session"
 
@@ -222,9 +224,11 @@ def _trace_line(line: bytes, *, where: str) -> TraceLine:
         found = msgspec.json.decode(line, type=TraceLine)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"{where}: {error}", hint="see the fields of TraceLine") from error
-    if not 0 <= found.at_s < math.inf or found.prompt_words < 1 or found.output_tokens < 1:
+    is_sane = all(1 <= length <= MAX_LENGTH for length in (found.prompt_words, found.output_tokens))
+    if not is_sane or not 0 <= found.at_s < math.inf:
         raise ConfigInvalid(
-            f"{where}: needs at_s >= 0, prompt_words >= 1 and output_tokens >= 1", hint="mend this line"
+            f"{where}: needs at_s >= 0, and prompt_words and output_tokens from 1 to {MAX_LENGTH}",
+            hint="mend this line",
         )
     return found
 

@@ -370,6 +370,8 @@ class RequestRecord(Record, frozen=True, kw_only=True):
     """As the server counted them. None: it did not say."""
     output_tokens: int | None = None
     """As the server counted them. None: it did not say."""
+    asked_tokens: int | None = None
+    """The most that the request asked for."""
     finish_reason: str | None = None
     """Why the answer ended, in the server's words. None: it did not say."""
     error: str | None = None

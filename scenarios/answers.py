@@ -1,9 +1,13 @@
 """What servers answer: the lines of a stream and whole answers, in OpenAI's and in Ollama's spelling. Pure."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What a server's bytes can do to a decoder."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -37,8 +41,8 @@ class _Choice(msgspec.Struct, gc=False):
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
 
 
 class _OpenAIChunk(msgspec.Struct, gc=False):
@@ -51,8 +55,8 @@ class _OllamaLine(msgspec.Struct, gc=False):
     message: _Said | None = None
     done: bool = False
     done_reason: str | None = None
-    prompt_eval_count: int | None = None
-    eval_count: int | None = None
+    prompt_eval_count: Count | None = None
+    eval_count: Count | None = None
     error: Any = None
 
 
@@ -119,7 +123,7 @@ def refusal(status: int, body: bytes) -> str:
     """Why a request was refused, from a body in any of the shapes that servers use."""
     try:
         answer = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         answer = body.decode(errors="replace")
     if isinstance(answer, dict):
         answer = answer.get("error") or answer.get("message") or answer.get("detail") or answer

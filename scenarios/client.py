@@ -17,7 +17,7 @@ import gevent
 import msgspec
 
 from harness.records import LoadJob, RequestRecord, Sampling
-from scenarios.answers import APIS, UNFINISHED, Event, refusal
+from scenarios.answers import APIS, UNFINISHED, UNREADABLE, Event, refusal
 from scenarios.talk import Question
 from scenarios.wire import Clock, StaleConnection, Transport
 
@@ -182,7 +182,7 @@ def send(
         answer.fail(f"no end after {job.load.request_timeout_s:g} s")
     except (OSError, HTTPException) as error:
         answer.fail(f"{'no answer' if answer.status is None else 'the connection broke'}: {error}")
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         answer.fail(f"not an answer of the {job.api} API: {error}")
     if answer.error is None:
         answer.error = UNFINISHED.get(answer.finish_reason)
@@ -198,6 +198,7 @@ def send(
         headers_s=answer.headers_s,
         prompt_tokens=answer.prompt_tokens,
         output_tokens=answer.output_tokens,
+        asked_tokens=question.output_tokens,
         finish_reason=answer.finish_reason,
         error=answer.error,
         status=answer.status,

@@ -116,6 +116,7 @@ class ClosedPart:
         self._present -= 1
         if self._stopped_s is None:
             self._stopped_s = time.perf_counter()
+            self.part.stop_meters()
         if self._present == 0:
             self.part.end(stopped_s=self._stopped_s)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from math import ceil
 from statistics import median
-from typing import Final, NoReturn
+from typing import Final
 from urllib.parse import urlsplit
 
 import gevent
@@ -30,17 +30,25 @@ class LagMeter:
     def __init__(self) -> None:
         self._late_s = array("d")
         self._due_s = time.perf_counter()
+        self._is_stopped = False
 
-    def run(self) -> NoReturn:
-        """Sleep and take the lateness, for ever."""
-        while True:
+    def run(self) -> None:
+        """Sleep and take the lateness, until it is stopped."""
+        while not self._is_stopped:
             self._due_s = time.perf_counter() + LAG_SLEEP_S
             gevent.sleep(LAG_SLEEP_S)
+            if not self._is_stopped:
+                self._late_s.append(self._so_far_s())
+
+    def stop(self) -> None:
+        """Take what it is by now, and nothing more; the sleep under way counts as late as it is."""
+        if not self._is_stopped:
             self._late_s.append(self._so_far_s())
+        self._is_stopped = True
 
     def quantile_s(self, q: float) -> float:
         """The smallest lateness that `q` of all do not exceed; the sleep under way counts as late as it is."""
-        found = quantile([*self._late_s, self._so_far_s()], q)
+        found = quantile(self._late_s if self._is_stopped else [*self._late_s, self._so_far_s()], q)
         assert found is not None
         return found
 

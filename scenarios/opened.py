@@ -52,8 +52,9 @@ class OpenPart:
         for visit in self._visits:
             sleep_until(part.go_s + visit.asks[0].at_s - LEAD_S)
             visitors.spawn(self._visit, visit)
-        visitors.join(raise_error=True)
         sleep_until(part.go_s + self._held_s)
+        part.stop_meters()
+        visitors.join(raise_error=True)
         for connection in self._idle:
             connection.close()
         part.end(stopped_s=part.go_s + self._held_s)

@@ -39,6 +39,9 @@ class Part:
         self._lag, self._clocks = LagMeter(), ClockWatch()
         self._rtt_s: float | None = None
         self._start_cpu_s = 0.0
+        self._cpu_s: float | None = None
+        """What the full load took. None: it is still on."""
+        self._cpu_until_s = 0.0
         # Unbuffered: each record is one write, so whole lines survive whatever ends this process.
         self._records = Path(share.job.requests_path).open("ab", buffering=0)  # noqa: SIM115 - lives as long as the process
 
@@ -134,9 +137,17 @@ class Part:
         self._start_cpu_s = time.process_time()
         gevent.spawn(self._lag.run)
 
+    def stop_meters(self) -> None:
+        """The full load is over: the quiet wait for the last answers must not thin out what it took."""
+        if self._cpu_s is None:
+            self._cpu_s, self._cpu_until_s = time.process_time() - self._start_cpu_s, time.perf_counter()
+            self._lag.stop()
+
     def _health(self, *, stopped_s: float, ended_s: float) -> ClientHealth:
         assert self.measure_s is not None
-        cpu_ratio = (time.process_time() - self._start_cpu_s) / max(ended_s - self.measure_s, sys.float_info.min)
+        self.stop_meters()
+        assert self._cpu_s is not None
+        cpu_ratio = self._cpu_s / max(self._cpu_until_s - self.measure_s, sys.float_info.min)
         return ClientHealth(
             cpu_ratio=cpu_ratio,
             cpu_ratios=(cpu_ratio,),

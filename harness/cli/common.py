@@ -342,8 +342,12 @@ def running_ollama(model: str, *, url: str, tag: str) -> LaunchSpec:
 
 def checked_url(url: str) -> str:
     """The address of a server. Raises: UsageError for what is none."""
-    parts = urlsplit(url) if "[" not in url or "]" in url else None
-    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, or a bracket that is not closed
+        is_address = False
+    if not is_address:
         raise UsageError(f"{url!r} is not the address of a server", hint="for example http://127.0.0.1:8000")
     return url
 

@@ -164,7 +164,7 @@ def compare_command(
         tuned_most=most if tuned_baseline is not False else None,
         loads=loads,
         blocks=blocks,
-        repeats=repeats or default_repeats(profile, blocks=blocks),
+        repeats=repeats or default_repeats(blocks=blocks),
         precision_ratio=precision,
         budget_s=BUDGET_S if budget is None else budget,
         preset=preset,
@@ -240,10 +240,8 @@ def refuse_contradictions(
 # ---------------------------------------------------------------- what is measured
 
 
-def default_repeats(profile: GpuProfile, *, blocks: int) -> int:
-    """Of each level in each block. Without a GPU one where there are blocks to set beside it: it shows the way only."""
-    if profile.is_cpu and blocks > 1:
-        return 1
+def default_repeats(*, blocks: int) -> int:
+    """Of each level in each block."""
     return max(MIN_REPEATS_IN_BLOCK, -(-MIN_REPEATS // blocks))
 
 

@@ -1,5 +1,6 @@
 """`harness worker`, and the options that let other machines send a part of the load."""
 
+import re
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from harness.cli.common import Duration, cli, options, output_options, say
 from harness.errors import UsageError
 from harness.records import Fleet
 
+HOST = re.compile(r"(?!-)[A-Za-z0-9._@:\[\]-]+")
 PORT = 5557
 """Locust's own."""
 
@@ -40,7 +42,7 @@ def fleet_of(
     if bind is None:
         raise UsageError("the workers must know where to find this machine", hint="--bind 10.0.0.1")
     names = tuple(name for name in (hosts or "").split(",") if name)
-    if hosts is not None and (not names or any(name.startswith("-") for name in names)):
+    if hosts is not None and (not names or not all(HOST.fullmatch(name) for name in names)):
         raise UsageError(f"--workers {hosts!r} is no list of hosts", hint="--workers host1,host2")
     return Fleet(bind=bind, port=bind_port, workers=expect_workers or len(names), hosts=names)
 

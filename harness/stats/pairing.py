@@ -136,6 +136,12 @@ def why_not(
             if len(found) < len(cells) and not bad:
                 because = f": too few requests in a repeat for an interval around {metric}"
             return f"{len(found)} of {len(cells)} repeats of the {name} count, 2 are needed{because}"
+        launched = {cell.block for cell in cells}
+        counting = {cell.block for cell in cells if valid_values([cell], metric)}
+        if len(counting) < 2 <= len(launched):
+            return (
+                f"only one of {len(launched)} launches of the {name} has figures that count: its luck would be in them"
+            )
     if metric.startswith("e2e"):
         old, new = mean_output_tokens(baseline), mean_output_tokens(candidate)
         if is_other_work(old, new):
@@ -252,21 +258,18 @@ def reach(target: float, ceiling: float | None) -> str:
 def wanting(rows: Sequence[Comparison], *, precision_ratio: float) -> tuple[tuple[str, Level], ...]:
     """The loads that need more repeats, in the order of the rows.
 
-    A row asks for more where it has a target and is UNDECIDED, or its interval straddles the target; and where its
-    metric has a target or is one that a reader decides by, and half of the interval is over `precision_ratio` of the
-    value. A row without a ratio asks for nothing: its reason is not one that repeats mend.
+    A row asks for more where its metric has a target or is one that a reader decides by, and half of the interval is
+    over `precision_ratio` of the value. Never by its verdict: who measures until the interval lies on one side of a
+    limit is wrong far more often than the interval says (simulated, 12 looks: 9.6% instead of 2.5%). A row without a
+    ratio asks for nothing: its reason is not one that repeats mend.
     """
     return tuple(dict.fromkeys((row.scenario, level_of(row)) for row in rows if wants_more(row, precision_ratio)))
 
 
 def wants_more(row: Comparison, precision_ratio: float) -> bool:
     """Whether this row is not known well enough."""
-    if row.ratio is None:
-        return False
-    if row.target is not None and (row.verdict == Verdict.UNDECIDED or row.met is None):
-        return True
     is_asked = row.target is not None or row.metric in PRECISE_METRICS
-    return is_asked and half_width_ratio(row.ratio) > precision_ratio
+    return row.ratio is not None and is_asked and half_width_ratio(row.ratio) > precision_ratio
 
 
 def half_width_ratio(found: Estimate) -> float:

@@ -36,6 +36,8 @@ MAX_SEND_LAG_SHARE = 0.25
 """How late requests may be sent at the 99th percentile. In an open loop latencies count from the moment a request was
 due, so this is a share of the shorter of TTFT and E2E (medians). In a closed loop a late request only leaves the server
 idle meanwhile, so it is a share of the median E2E."""
+MIN_GAP_S = 1e-4
+"""A median gap between tokens below this is that of answers which come in bursts: it is flagged."""
 MIN_IN_FLIGHT_SHARE = 0.95
 """Of a closed loop's users, how many must have a request under way on average."""
 MAX_STANDSTILL_S = 0.5
@@ -84,8 +86,9 @@ def figures(
 ) -> Figures:
     """The figures of one cell.
 
-    Latencies are of the measured requests that began in the steady window and ended well. Throughput counts the tokens
-    and the answers of all requests, warm-up included, that came inside it.
+    Latencies are of the measured requests that began in the steady window; one that failed counts as slower than all
+    others, so that no percentile gets better by it, and one whose interval reaches into the failed ones is not given.
+    Throughput counts the tokens and the answers of all requests, warm-up included, that came inside it.
 
     Args:  records: of one cell, warm-up included. health: None where the client left none. trouble: what went wrong
            with the load itself; empty where nothing did. samples: of the whole cell.
@@ -95,7 +98,9 @@ def figures(
     window = held.window
     measured = table[~table["is_warmup"]]
     good = measured[measured["is_ok"]]
-    inside = good if window is None else good[good["began_s"].between(window.start_s, window.end_s)]
+    within = measured if window is None else measured[measured["began_s"].between(window.start_s, window.end_s)]
+    inside = within[within["is_ok"]]
+    failed = len(within) - len(inside)
     gaps = frame.token_gaps(records if window is None else [r for r in records if belongs(r, window)])
     throughput = None if window is None else in_window(*tokens, window, unit="tok/s")
     ended = table.loc[table["is_ok"], "end_s"].to_numpy()
@@ -107,14 +112,14 @@ def figures(
     found = Figures(
         state=CellState.MEASURED,
         reasons=(),
-        flags=(*held.flags, *clock_flags(health), *(() if seen is None else telemetry.flags(seen))),
+        flags=(*held.flags, *burst_flags(gaps), *clock_flags(health), *(() if seen is None else telemetry.flags(seen))),
         requests=len(good),
         failures=len(measured) - len(good),
         window_s=None if window is None else window.length_s,
-        ttft_s=metric(inside["ttft_s"]),
+        ttft_s=metric(inside["ttft_s"], failed=failed),
         itl_s={name: clustered_quantile(gaps, q, unit="s") for name, q in STATISTICS.items()} if gaps else {},
         tpot_s=metric(inside["tpot_s"]),
-        e2e_s=metric(inside["e2e_s"]),
+        e2e_s=metric(inside["e2e_s"], failed=failed),
         output_tok_s=throughput,
         requests_per_s=None if window is None else in_window(ended, np.ones(len(ended)), window, unit="requests/s"),
         in_flight_mean=None if window is None else in_flight_mean(table, window),
@@ -136,10 +141,21 @@ def belongs(record: RequestRecord, window: Window) -> bool:
     return window.start_s <= record.began_s <= window.end_s
 
 
-def metric(values: "pd.Series[float]") -> Metric:
-    """All statistics of one latency in seconds; empty where the cell has no such latency."""
+def metric(values: "pd.Series[float]", *, failed: int = 0) -> Metric:
+    """All statistics of one latency in seconds; empty where the cell has no such latency.
+
+    Args:  failed: requests that would have had one, and are taken for endlessly slow.
+    """
     found = values.dropna().to_numpy()
-    return {name: quantile(found, q, unit="s") for name, q in STATISTICS.items()} if len(found) else {}
+    if not len(found):
+        return {}
+    ordered = np.append(found, np.full(failed, np.inf))
+    with np.errstate(invalid="ignore"):  # between two that failed there is nothing to interpolate
+        estimates = {name: quantile(ordered, q, unit="s") for name, q in STATISTICS.items()}
+    return {
+        name: one if one is None or (np.isfinite(one.value) and np.isfinite(one.high)) else None
+        for name, one in estimates.items()
+    }
 
 
 def mean(values: "pd.Series[float]") -> float | None:
@@ -268,6 +284,10 @@ def counting_reasons(records: Sequence[RequestRecord]) -> Iterator[str]:
         yield "the server did not say how many tokens it generated"
     if any(record.prompt_tokens is None for record in good):
         yield "the server did not say how many tokens the prompts had"
+    if beyond := sum(
+        r.output_tokens is not None and r.asked_tokens is not None and r.output_tokens > r.asked_tokens for r in good
+    ):
+        yield f"{beyond} of {len(good)} answers have more tokens, as the server counts them, than were asked for"
     if doubled := sum(r.output_tokens is not None and len(r.chunks_s) > r.output_tokens for r in good):
         yield (
             f"{doubled} of {len(good)} answers came in more chunks with text than the server counted tokens: it sent "
@@ -300,8 +320,9 @@ def lag_reasons(health: ClientHealth, *, load: Load, inside: pd.DataFrame, gaps:
     """A client that was too late for the times that this cell reports."""
     medians = [float(inside[name].median()) for name in ("ttft_s", "e2e_s") if inside[name].notna().any()]
     limits = [MAX_LAG_SHARE * median for median in medians]
-    if gaps:
-        limits.append(MAX_LAG_SHARE_OF_GAP * float(np.median(np.concatenate(gaps))))
+    gap_s = float(np.median(np.concatenate(gaps))) if gaps else 0.0
+    if gap_s >= MIN_GAP_S:  # below, answers come in bursts: how late the client woke is not what makes it
+        limits.append(MAX_LAG_SHARE_OF_GAP * gap_s)
     if limits and health.lag_p50_s > min(limits):
         yield (
             f"the client was the limit: it woke {health.lag_p50_s * 1e3:.1f} ms late at the median, "
@@ -337,6 +358,13 @@ def above_ceiling(found: Figures | Cell, ceilings: Mapping[str, float]) -> tuple
                 "data sheet allows"
             )
     return tuple(reasons)
+
+
+def burst_flags(gaps: Sequence[np.ndarray]) -> tuple[str, ...]:
+    """Answers of which several chunks come at once: their gaps are the server's buffering."""
+    if not gaps or float(np.median(np.concatenate(gaps))) >= MIN_GAP_S:
+        return ()
+    return ("answers come in bursts, most tokens together with the one before: ITL says nothing of the engine",)
 
 
 def clock_flags(health: ClientHealth | None) -> tuple[str, ...]:

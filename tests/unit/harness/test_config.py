@@ -338,8 +338,8 @@ def test_a_trace_lies_where_the_scenario_says_from_its_own_folder(
     ("bad", "words"),
     [
         ({**LINE, "at_s": -1}, "at_s >= 0"),
-        ({**LINE, "prompt_words": 0}, "prompt_words >= 1"),
-        ({**LINE, "output_tokens": 0}, "output_tokens >= 1"),
+        ({**LINE, "prompt_words": 0}, "prompt_words and output_tokens from 1 to"),
+        ({**LINE, "output_tokens": 0}, "prompt_words and output_tokens from 1 to"),
         ({**LINE, "tokens": 1}, "unknown field `tokens`"),
         ({"at_s": 1}, "missing required field `prompt_words`"),
         ({**LINE, "at_s": "1"}, "Expected `float`, got `str` - at `$.at_s`"),

@@ -373,9 +373,9 @@ def row_of(
         (row_of(1.80, 2.20), True),  # 10% either way
         (row_of(1.80, 2.20, metric="itl_s.p50"), False),  # nobody decides by it
         (row_of(1.80, 2.20, metric="itl_s.p50", target=3.0), True),  # but for a target
-        (row_of(1.99, 2.01, target=2.0), True),  # precise, but on both sides of the target
+        (row_of(1.99, 2.01, target=2.0), False),  # on both sides of the target, but precise: no peeking
         (row_of(1.99, 2.01, target=1.5), False),
-        (row_of(1.00, 1.04, target=1.5), True),  # missed for sure, but faster or the same?
+        (row_of(1.00, 1.04, target=1.5), False),  # faster or the same? As well known as was asked
         (row_of(1.00, 1.04), False),  # 2% either way is as well as was asked
     ],
 )
