@@ -1,5 +1,7 @@
 """When a load is steady: made-up requests, no clock."""
 
+import random
+
 import pytest
 
 from scenarios.steady import Lap, Laps, is_alike, is_steady
@@ -120,3 +122,16 @@ def test_one_failed_lap_is_not_the_end_of_hope():
 def test_some_failures_do_not_keep_a_load_from_being_steady():
     requests = [(1.5 * n, 0 if n % 3 == 0 else 100, None if n % 3 == 0 else 0.05) for n in range(1, 13)]
     assert fed(requests, users=3)[1] == 2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_server_of_even_pace_is_steady_however_its_users_fell_into_step(seed):
+    """Rounds of 0.68 s: a lap of a second or more must hold whole rounds, never one and a half."""
+    spread = random.Random(seed)
+    starts_s = [0.02 * spread.randint(1, 25) for _ in range(20)]
+    laps = Laps(20, began_s=0.0)
+    for end_s in sorted(start_s + 0.68 * turn for start_s in starts_s for turn in range(1, 10)):
+        laps.note(sent_s=end_s - 0.68, end_s=end_s, tokens=25, wait_s=0.2)
+        if laps.is_steady:
+            break
+    assert laps.is_steady
