@@ -104,7 +104,7 @@ $(BENCH_CLIENTS)/.stamp: tests/bench/install_bench_clients.py | venv
 
 # Options: make bench-clients BENCH='--users 100 --rounds 9 --json FILE'
 bench-clients: venv venv-vllm $(BENCH_CLIENTS)/.stamp ## how far our client is off and what it costs, beside others, about 25 minutes
-	$(BIN)/python tests/bench/clients_bench.py --clients $(BENCH_CLIENTS) $(BENCH)
+	$(BIN)/python tests/bench/clients_bench.py --bars --clients $(BENCH_CLIENTS) $(BENCH)
 
 clean: ## remove environments and caches; results, reports and models stay
 	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) $(PEERS) $(BENCH_CLIENTS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

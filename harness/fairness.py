@@ -16,9 +16,8 @@ from harness.records import (
     SideManifest,
     Tier,
 )
+from harness.stats.pairing import MAX_LENGTH_DIFFERENCE, mean_count
 
-MAX_LENGTH_DIFFERENCE: Final = 0.01
-"""Prompts or answers whose mean token counts differ by more are not the same work."""
 MAX_HIT_DIFFERENCE: Final = 0.05
 CANDIDATE: Final = "candidate"
 FOREVER: Final = "forever"
@@ -71,8 +70,8 @@ def side(facts: EngineFacts, cells: Iterable[Cell], *, sampling: Sampling) -> Si
         kv_precision=kv_precision(facts),
         context_tokens=number(facts, "max-model-len", "context-tokens"),
         sequences=number(facts, "max-num-seqs", "slots") if facts.slots is None else facts.slots,
-        prompt_tokens_mean=weighted_mean(mine, lambda cell: cell.prompt_tokens_mean),
-        output_tokens_mean=weighted_mean(mine, lambda cell: cell.output_tokens_mean),
+        prompt_tokens_mean=mean_count(mine, lambda cell: cell.prompt_tokens_mean),
+        output_tokens_mean=mean_count(mine, lambda cell: cell.output_tokens_mean),
         sampling=sampling,
         prefix_cache=prefix_cache(facts),
         prefix_hit_ratio=sum(known_hits) / len(known_hits) if known_hits else None,
@@ -117,13 +116,6 @@ def number(facts: EngineFacts, *names: str) -> int | None:
     """The first of these settings that the server says it took, or else was told. None: neither."""
     found = (values[name] for values in (facts.resolved, facts.flags) for name in names if name in values)
     return next((value for value in found if isinstance(value, int)), None)
-
-
-def weighted_mean(cells: Iterable[Cell], value: Callable[[Cell], float | None]) -> float | None:
-    """Mean per request over cells. None: nothing was counted."""
-    counted = [(found, cell.requests) for cell in cells if (found := value(cell)) is not None]
-    requests = sum(count for _, count in counted)
-    return sum(found * count for found, count in counted) / requests if requests else None
 
 
 # ---------------------------------------------------------------- the same prompts

@@ -9,11 +9,11 @@ from harness.report.figures import cells_at, levels_of, pooled, scenario_names, 
 from harness.report.page_charts import Point, Series
 from harness.report.page_parts import CeilingRow, Ceilings, Side
 from harness.report.words import DASH, Shown
+from harness.stats.pairing import HIGHER_IS_BETTER
 from harness.stats.summary import CEILING_FACTOR, above_ceiling
 
 METRICS: Final = {"output_tok_s": "output_tok_s", "ttft_s": "ttft_s.p50", "itl_s": "itl_s.p50", "e2e_s": "e2e_s.p50"}
 """Keys of `Cell.ceilings`, and the figure that is held against each."""
-HIGHER_IS_BETTER: Final = frozenset({"output_tok_s"})
 NO_DATA_SHEET: Final = "No data-sheet figures for a CPU: it is not known what this machine could do at best."
 
 

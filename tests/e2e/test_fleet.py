@@ -20,6 +20,7 @@ import pytest
 from harness import load
 from harness.records import ClosedLoop, Fleet, Level, LoadJob, OpenLoop, Workload
 from harness.stats import summary
+from harness.worker import started
 
 pytestmark = pytest.mark.e2e
 
@@ -113,6 +114,23 @@ def test_an_open_loop_is_shared_too(reference: int, tmp_path: Path) -> None:
     gaps_s = [after - before for before, after in itertools.pairwise(due_s)]
     assert len(due_s) == len(result.records) == 30
     assert median(gaps_s) == pytest.approx(0.1, abs=0.02)  # two clocks that are alike to less than that
+
+
+def test_workers_started_over_ssh_work_and_end_with_it(
+    reference: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ssh` here runs its command on this machine: options, host, command."""
+    ours = f"{sys.executable} -m harness"
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\ncd {ROOT}\nexec sh -c "$(echo "$4" | sed "s#^harness#exec {ours}#")"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    fleet = Fleet(bind="127.0.0.1", port=free_port(), workers=2, hosts=("one", "two"))
+    with started(fleet, log=tmp_path / "workers.log"):
+        a_job = job(f"http://127.0.0.1:{reference}", tmp_path)
+        check_whole(load.drive(a_job, work=tmp_path, log=tmp_path / "load.log", fleet=fleet), users=10)
+    told = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(fleet.port) not in told
 
 
 def test_a_worker_that_is_killed_takes_the_cell_with_it_and_says_so(reference: int, tmp_path: Path) -> None:
