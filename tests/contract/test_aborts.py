@@ -12,7 +12,8 @@ import pytest
 
 from tests.contract.servers import Fake, Json, Proxied, Starter, connections, wait_until
 
-WITHIN_S = 0.5
+WITHIN_S = 4.0
+"""Far less than a slow answer takes, and enough for a machine that is busy with other tests."""
 HI = [{"role": "user", "content": "hi"}]
 SLOW: Json = {"pieces": ["word "] * 500, "delay_s": 0.02}
 
@@ -106,7 +107,7 @@ def test_43_a_thousand_aborts_leave_nothing(start: Starter, vllm: Fake) -> None:
     _abort(proxy, vllm, 40)
     before = settled(proxy, process)
     _abort(proxy, vllm, 1000)
-    assert wait_until(lambda: vllm.running() == 0, within_s=3)
+    assert wait_until(lambda: vllm.running() == 0, within_s=20)
     after = settled(proxy, process)
     assert after.sockets <= before.sockets + 4
     assert after.descriptors <= before.descriptors + 4
@@ -150,10 +151,10 @@ def _abort(proxy: Proxied, vllm: Fake, times: int) -> None:
         vllm.script(*(kinds[(batch + n) % len(kinds)][0] for n in range(count)))
         clients = [request(proxy, *kinds[(batch + n) % len(kinds)][1]) for n in range(count)]
         arrived = functools.partial(_is_busy, vllm, count // 2)
-        wait_until(arrived, within_s=1)
+        wait_until(arrived, within_s=2)
         for n, client in enumerate(clients):
             leave(client, resets=n % 2 == 1)
-        assert wait_until(lambda: vllm.running() == 0, within_s=3)
+        assert wait_until(lambda: vllm.running() == 0, within_s=20)
     vllm.forget()
 
 

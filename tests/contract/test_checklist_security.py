@@ -163,7 +163,7 @@ def test_55_a_body_that_dribbles_in_times_out(proxy: Proxied) -> None:
             client.sendall(b" ")
         answer = http.client.HTTPResponse(client)
         answer.begin()
-        assert time.monotonic() - started_s < 4
+        assert time.monotonic() - started_s < 9
         assert answer.status in {400, 408}
         assert set(json.loads(answer.read())) == {"error"}
 

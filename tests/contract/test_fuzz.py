@@ -118,7 +118,7 @@ def campaign(proxy: Proxied, vllm: Fake, thinker: Fake, embedder: Fake) -> Itera
         f"{growth:+.1f} MiB of {campaign.resident_mib[-1]:.0f}, statuses {dict(sorted(campaign.statuses.items()))}"
     )
     for fake in fakes.values():
-        assert wait_until(lambda fake=fake: fake.running() == 0, within_s=3)
+        assert wait_until(lambda fake=fake: fake.running() == 0, within_s=30)
     assert campaign.crashes <= sum(fake.errors().count("Traceback") for fake in fakes.values())
     said = proxy.errors()[said_before:]
     assert "Traceback" not in said, said[-6000:]
@@ -389,14 +389,14 @@ def test_a_body_that_never_comes_is_given_up_and_keeps_nobody_waiting(campaign: 
     """The limit of the proxy here is 1.5 s for a whole body."""
     halves = [WHOLE[:-20], CHUNKED + b"\r\n5\r\nhel", POST + b"content-length: 7000000\r\n\r\n" + b"{" * 1000] * 20
     started_s = time.monotonic()
-    for heard in all_told(campaign, halves, within_s=6.0):
+    for heard in all_told(campaign, halves, within_s=20.0):
         assert heard.startswith(b"HTTP/1.1 408 ")
         assert b'{"error":"the request body did not arrive within' in heard
-    assert time.monotonic() - started_s < 12
+    assert time.monotonic() - started_s < 45  # far less than one after the other
     slow = [POST + b"content-length: 500\r\n\r\n"] * 10
-    for heard in all_told(campaign, slow, within_s=6.0, drip=b" " * 25):
+    for heard in all_told(campaign, slow, within_s=20.0, drip=b" " * 25):
         assert heard.startswith(b"HTTP/1.1 408 ")
-    assert campaign.proxy.http.get("/api/version").elapsed.total_seconds() < 1
+    assert campaign.proxy.http.get("/api/version").elapsed.total_seconds() < 5
 
 
 async def leave_while_vllm_works(address: tuple[str, int], vllm: Fake, *, clients: int) -> list[bytes]:

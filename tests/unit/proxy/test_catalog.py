@@ -299,7 +299,7 @@ def test_a_server_that_was_never_there_is_an_error_for_a_request_and_no_model_in
     assert caught.value.status == error.status
 
 
-def test_finding_a_model_costs_microseconds(made: Made, run: Run, tmp_path: Path) -> None:
+def test_finding_a_model_costs_far_less_than_a_millisecond(made: Made, run: Run, tmp_path: Path) -> None:
     catalog = made(Vllm(card()), state_dir=tmp_path / "state")
 
     async def best_s() -> float:
@@ -312,7 +312,7 @@ def test_finding_a_model_costs_microseconds(made: Made, run: Run, tmp_path: Path
             best = min(best, (time.perf_counter() - began) / 200)
         return best
 
-    assert run(best_s()) < 50e-6
+    assert run(best_s()) < 1e-3
 
 
 # ---------------------------------------------------------------- what a model is

@@ -41,6 +41,6 @@ def test_a_round_trip_is_a_connect_and_none_where_nobody_listens():
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
         found_s = meters.round_trip_s(url)
     assert found_s is not None
-    assert 0 < found_s < 1
+    assert 0 < found_s < 10
     assert meters.round_trip_s(url) is None
     assert meters.round_trip_s("http://no-such-host.invalid:1") is None
