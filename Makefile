@@ -20,7 +20,7 @@ export HARNESS_VLLM_PYTHON ?= $(abspath $(VLLM_PYTHON))
 export HARNESS_CLIENTS ?= $(abspath $(CLIENTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-vllm clients model test check lint fix demo bench-proxy bench-clients clean python-is-new-enough
+.PHONY: help venv venv-vllm clients model test check lint fix demo bench-proxy bench-clients bench-tuner clean python-is-new-enough
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -106,6 +106,10 @@ $(BENCH_CLIENTS)/.stamp: tests/bench/install_bench_clients.py | venv
 # Options: make bench-clients BENCH='--users 100 --rounds 9 --json FILE'
 bench-clients: venv venv-vllm $(BENCH_CLIENTS)/.stamp ## how far our client is off and what it costs, beside others, about 25 minutes
 	$(BIN)/python tests/bench/clients_bench.py --bars --clients $(BENCH_CLIENTS) $(BENCH)
+
+# Options: make bench-tuner BENCH='--quick --json FILE --page FILE'
+bench-tuner: venv ## how many launches a search needs, on simulated surfaces whose best is known, about 20 minutes
+	$(BIN)/python tests/bench/tuner_bench.py --bars $(BENCH)
 
 clean: ## remove environments and caches; results, reports and models stay
 	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) $(PEERS) $(BENCH_CLIENTS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

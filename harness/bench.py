@@ -1,5 +1,6 @@
 """The measurement itself: one running engine, all its load levels, each cell written as it ends."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,6 @@ import msgspec
 from harness import config, engines, load, models, roofline, telemetry
 from harness.engines import Engine
 from harness.errors import EngineError, UsageError
-from harness.load import LoadResult
 from harness.progress import Progress, Say
 from harness.recording import Recording, recorded
 from harness.records import (
@@ -18,21 +18,26 @@ from harness.records import (
     ClosedLoop,
     EngineFacts,
     Flags,
+    GpuProfile,
     LaunchSpec,
     Level,
     Load,
     LoadJob,
+    LoadResult,
+    ModelEntry,
     ModelFiles,
     ModelShape,
     OpenLoop,
     Record,
     Scenario,
+    Simulation,
 )
 from harness.report.text import cell_line
+from harness.simulation import Machine, calibrate
 from harness.stats import summary
 from harness.store import RunFolder
 
-LAUNCH_GUESS_S = {"vllm": 60.0, "ollama": 5.0, "llamacpp": 3.0, "reference": 1.0}
+LAUNCH_GUESS_S = {"vllm": 60.0, "ollama": 5.0, "llamacpp": 3.0, "reference": 1.0, "simulated": 90.0}
 LAUNCHES = 2
 """An engine that dies is started once more for the cells that are left; one that dies again has told what it is."""
 
@@ -74,6 +79,36 @@ def launch_spec(
     )
 
 
+SIMULATED_PRECISION = "bf16"
+"""What vLLM makes of a checkpoint that nobody quantized."""
+SIMULATED_NOTE = (
+    "Simulated: no engine ran and no card was used. The figures are of a model of vLLM's scheduler on the data sheet "
+    "of {title}, with noise of its own; they are no measurement."
+)
+
+
+def simulated_spec(model: ModelEntry, profile: GpuProfile, *, flags: Flags, seed: int) -> LaunchSpec:
+    """How to launch a simulated vLLM of this model on this card. Raises: UsageError where the card has no figures."""
+    if profile.is_cpu or profile.is_predict_only or roofline.roof(profile, model.shape, SIMULATED_PRECISION) is None:
+        raise UsageError(
+            f"--engine simulated: {profile.name} is no card that vLLM can be simulated on",
+            hint=f"name one: --gpu {', '.join(simulated_cards())}",
+        )
+    return LaunchSpec(
+        engine="simulated",
+        model=model.name,
+        precision=SIMULATED_PRECISION,
+        flags={**profile.vllm_flags, **flags},
+        simulation=Simulation(profile=profile, shape=model.shape, seed=seed),
+    )
+
+
+def simulated_cards() -> list[str]:
+    """Names of the cards that can be simulated."""
+    known = config.gpu_profiles().items()
+    return [name for name, one in known if one.bandwidth_bytes_s and not one.is_predict_only]
+
+
 class Part(Record, frozen=True, kw_only=True):
     """What is launched for some cells, and what they are called."""
 
@@ -82,6 +117,8 @@ class Part(Record, frozen=True, kw_only=True):
     block: int = 1
     title_suffix: str = ""
     """", tuned" or ", defaults" behind the engine's title."""
+    stage: str = ""
+    """Of the run, where its cells must not share prompts with those of another stage. Empty: it has one."""
 
 
 def shape_of(model: str) -> ModelShape | None:
@@ -100,12 +137,24 @@ Drive = Callable[..., LoadResult]
 
 
 @contextmanager
-def launched(part: Part, *, recording: Recording, progress: Progress, drive: Drive = load.drive) -> Iterator["Bench"]:
-    """The engine, started and ready, as something that measures; its facts are in run.json before it is used."""
+def launched(
+    part: Part,
+    *,
+    recording: Recording,
+    progress: Progress,
+    drive: Drive = load.drive,
+    machine: Machine | None = None,
+) -> Iterator["Bench"]:
+    """The engine, started and ready, as something that measures; its facts are in run.json before it is used.
+
+    Args:  machine: of a simulated engine, the same for all launches of a run: its clock and its compiled code stay.
+    """
     spec, role = part.spec, part.role
+    if spec.simulation is not None and not recording.run.is_simulated:
+        mark_simulated(recording, title=spec.simulation.profile.title, progress=progress)
     log = recording.folder.path / f"engine-{role.replace(' ', '-')}-{spec.engine}.log"
     progress.note(f"{role}: asking {spec.url}" if spec.url else f"{role}: starting {spec.engine} (log: {log})")
-    with engines.launched(spec, log=log) as engine:
+    with engines.launched(spec, log=log, machine=machine) as engine:
         facts = engine.facts(role=role, precision=spec.precision, flags=spec.flags)
         facts = msgspec.structs.replace(
             facts, title=facts.title + part.title_suffix, block=part.block, is_synthetic=spec.is_synthetic
@@ -113,7 +162,18 @@ def launched(part: Part, *, recording: Recording, progress: Progress, drive: Dri
         recording.add_engine(facts)
         refuse_cpu_fallback(facts, has_gpu=recording.run.host.gpu is not None, log=log)
         progress.done(f"launch {spec.engine}", f"{role}: {facts.title} is ready after {engine.launch_s:.1f} s")
-        yield Bench(engine, facts, spec=spec, recording=recording, progress=progress, drive=drive)
+        yield Bench(engine, facts, spec=spec, recording=recording, progress=progress, drive=drive, stage=part.stage)
+
+
+def mark_simulated(recording: Recording, *, title: str, progress: Progress) -> None:
+    """The run is said to be simulated, with the simulation's error on what was recorded of real engines."""
+    points = [*calibrate.recorded_points(), *calibrate.points_of_runs(recording.folder.path.parent)]
+    accuracy = calibrate.accuracy(points, shape_of=shape_of)
+    recording.update(is_simulated=True)
+    recording.add_note(SIMULATED_NOTE.format(title=title))
+    recording.add_note(f"Simulated: {accuracy.text.removeprefix('simulated; ')}.")
+    progress.note(f"simulated on {title}: no engine runs, and all times are of a virtual clock")
+    progress.note(accuracy.text)
 
 
 def refuse_cpu_fallback(facts: EngineFacts, *, has_gpu: bool, log: Path) -> None:
@@ -154,7 +214,13 @@ def work_of(scenarios: Iterable[Scenario], *, repeats: int) -> list[Work]:
 
 
 def block(
-    part: Part, work: Iterable[Work], *, recording: Recording, progress: Progress, drive: Drive = load.drive
+    part: Part,
+    work: Iterable[Work],
+    *,
+    recording: Recording,
+    progress: Progress,
+    drive: Drive = load.drive,
+    machine: Machine | None = None,
 ) -> list[Cell]:
     """The cells of one launch; an engine that dies is launched once more for those that are left.
 
@@ -163,7 +229,7 @@ def block(
     left, cells = list(work), list[Cell]()
     death: EngineError | None = None
     for _ in range(LAUNCHES):
-        with launched(part, recording=recording, progress=progress, drive=drive) as bench:
+        with launched(part, recording=recording, progress=progress, drive=drive, machine=machine) as bench:
             bench.work_off(left, into=cells)
         death = bench.death
         if death is None or not left:
@@ -187,12 +253,14 @@ class Bench:
         recording: Recording,
         progress: Progress,
         drive: Drive = load.drive,
+        stage: str = "",
     ) -> None:
         self.engine, self.facts = engine, facts
         self.death: EngineError | None = None
         """What the engine died of. None: it lives, as far as the last cell knew."""
         self._spec, self._recording, self._progress, self._drive = spec, recording, progress, drive
         self._shape = shape_of(spec.model)
+        self._purpose = f"{recording.run.kind} {stage}".rstrip()
         self._seen: set[tuple[str, Level]] = set()
 
     def measure(self, scenario: Scenario, *, repeats: int) -> list[Cell]:
@@ -227,6 +295,7 @@ class Bench:
             repeat=repeat,
             state=CellState.FAILED,
             requests_file=f"requests/{name}.jsonl",
+            is_simulated=self.facts.is_simulated,
         )
         cell = self._measured(blank, scenario, level, name=name)
         self._seen.add((scenario.name, level))
@@ -247,7 +316,12 @@ class Bench:
             rate_per_s=level.rate_per_s,
             repeat=repeat,
             seed=cell_seed(
-                self._recording.run.seed, scenario=scenario.name, level=level, block=self.facts.block, repeat=repeat
+                self._recording.run.seed,
+                purpose=self._purpose,
+                scenario=scenario.name,
+                level=level,
+                block=self.facts.block,
+                repeat=repeat,
             ),
             is_first=(scenario.name, level) not in self._seen,
             requests_path=str(requests / f"{name}.jsonl"),
@@ -259,16 +333,21 @@ class Bench:
         folder, engine = self._recording.folder, self.engine
         job = self._job(scenario, level, name=name, repeat=blank.repeat)
         sampler = telemetry.Sampler(engine.pid, url=engine.url, dialect=engine.dialect)
+        flags: tuple[str, ...] = ()
         try:
-            with sampler:
-                result = self._drive(
-                    job, work=folder.path / "requests", log=folder.path / "load.log", check=engine.check
-                )
+            if engine.drive is not None:
+                result = engine.drive(job)
+            else:
+                with sampler:
+                    result = self._drive(
+                        job, work=folder.path / "requests", log=folder.path / "load.log", check=engine.check
+                    )
         except EngineError as error:
             self.death = error
             return msgspec.structs.replace(blank, reasons=(error.message,))
         finally:
-            flags = written_flags(lambda: folder.write_telemetry(name, sampler.samples))
+            if engine.drive is None:
+                flags = written_flags(lambda: folder.write_telemetry(name, sampler.samples))
         found = summary.figures(
             result.records,
             load=job.load,
@@ -288,16 +367,21 @@ class Bench:
     def _below_ceilings(self, cell: Cell, scenario: Scenario, level: Level) -> Cell:
         """The cell with what the card's data sheet allows; one that is better than that was measured wrongly."""
         run = self._recording.run
+        profile, card = config.gpu_profiles().get(run.gpu), run.host.gpu
+        if self._spec.simulation is not None:
+            profile = self._spec.simulation.profile
+            card = next(iter(profile.nvml_names), None)
         ceilings = roofline.ceilings_for(
             self._spec,
             scenario,
             level,
-            profile=config.gpu_profiles().get(run.gpu),
-            card=run.host.gpu,
+            profile=profile,
+            card=card,
             shape=self._shape,
             slots=self.facts.slots,
             prompt_tokens=cell.prompt_tokens_mean,
             output_tokens=cell.output_tokens_mean,
+            clock_hz=None if cell.telemetry is None else cell.telemetry.gpu_clock_max_hz,
         )
         cell = msgspec.structs.replace(cell, ceilings=ceilings)
         reasons = summary.above_ceiling(cell, ceilings)
@@ -314,10 +398,13 @@ def load_at(plan: Load, level: Level) -> Load:
     return msgspec.structs.replace(plan, requests_per_user=each)
 
 
-def cell_seed(seed: int, *, scenario: str, level: Level, block: int, repeat: int) -> int:
-    """The same prompts for every engine and trial, other ones for every scenario, level, block and repeat."""
+def cell_seed(seed: int, *, purpose: str, scenario: str, level: Level, block: int, repeat: int) -> int:
+    """The same prompts for every engine and trial, other ones for every purpose, scenario, level, block and repeat.
+
+    Args:  purpose: kind of the run, and the stage of it. A winner is so judged on other prompts than chosen by.
+    """
     mixed = seed
-    for part in (block, repeat, *f"{scenario} {level.name}".encode()):
+    for part in (block, repeat, *f"{purpose} {scenario} {level.name}".encode()):
         mixed = (mixed * 1_000_003 + part) % 2**31
     return mixed
 
@@ -373,7 +460,9 @@ def run(
     drive: Drive = load.drive,
 ) -> tuple[RunFolder, list[Cell]]:
     """`harness bench`: one engine, one scenario. Raises: EngineError."""
-    progress = Progress(planned_steps(spec.engine, [scenario], repeats=repeats), say=say)
+    machine = None if spec.simulation is None else Machine(spec.simulation)
+    now = time.monotonic if machine is None else machine.clock
+    progress = Progress(planned_steps(spec.engine, [scenario], repeats=repeats), say=say, now=now)
     with recorded(
         results=results, kind="bench", model=spec.model, gpu=gpu, seed=seed, scenarios=[scenario]
     ) as recording:
@@ -383,5 +472,6 @@ def run(
             recording=recording,
             progress=progress,
             drive=drive,
+            machine=machine,
         )
     return recording.folder, cells

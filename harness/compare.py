@@ -8,9 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from harness import baseline, bench, fairness
+from harness import baseline, bench, fairness, roofline
 from harness.baseline import Settings
 from harness.bench import Part, planned_steps, work_of
+from harness.errors import ResultsUnreadable
 from harness.fairness import Load, Prompt, Prompts
 from harness.progress import Progress, Say, clock_text
 from harness.recording import Recording, recorded
@@ -71,6 +72,8 @@ class Plan(Record, frozen=True, kw_only=True):
     seed: int
     targets: tuple[Target, ...]
     """Rows of targets.toml that this comparison is judged by."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of the settings."""
 
 
 class Precision(Record, frozen=True, kw_only=True):
@@ -123,7 +126,8 @@ def planned(plan: Plan) -> list[tuple[str, float]]:
     steps: list[tuple[str, float]] = []
     if plan.tuned_most is not None:
         sides[TUNED] = plan.baseline
-        steps += baseline.search_steps(plan.baseline.spec.engine, loads_of(plan, TUNED, plan.loads))
+        raced = loads_of(plan, TUNED, plan.loads)
+        steps += baseline.search_steps(plan.baseline.spec.engine, raced, is_brief=plan.is_cpu)
     for role, side in sides.items():
         loads = loads_of(plan, role, plan.loads)
         steps += planned_steps(side.spec.engine, loads, repeats=plan.repeats) * plan.blocks
@@ -133,8 +137,8 @@ def planned(plan: Plan) -> list[tuple[str, float]]:
 def loads_of(plan: Plan, role: str, loads: Sequence[Scenario]) -> tuple[Scenario, ...]:
     """What this side is measured under: all, but without a GPU the tuned baseline only where it may matter.
 
-    A run without a GPU is to show the way in minutes. Slots, which are most of its settings, do nothing for one user;
-    of the other loads it gets those that a target is about, or all where there is no target.
+    A run without a GPU is to show the way in minutes, so of its settings only slots are raced. These do nothing for one
+    user; of the other loads it gets those that a target is about, or all where there is no target.
     """
     if role != TUNED or not plan.is_cpu:
         return tuple(loads)
@@ -163,8 +167,8 @@ class Study:
         """The search among the baseline's settings, the planned blocks, then those that the precision asks for."""
         plan, recording = self.plan, self._recording
         recording.update(preset=plan.preset, tuned_in=plan.tuned_in.name if plan.tuned_in else "")
-        if plan.tuned_in and (plan.tuned_in / "trials.jsonl").exists():
-            shutil.copy(plan.tuned_in / "trials.jsonl", recording.folder.path / "trials.jsonl")
+        if plan.tuned_in is not None:
+            take_study(plan.tuned_in, recording)
         for note in notes(plan):
             recording.add_note(note)
         if plan.tuned_most is not None:
@@ -189,13 +193,9 @@ class Study:
         )
         users = max(level.users or most.slots for one in loads for level in one.levels)
         most = msgspec.structs.replace(most, slots=min(most.slots, users))
-        best = search.best(most, tier=self.plan.tier)
+        best = search.best(most, tier=self.plan.tier, is_brief=self.plan.is_cpu)
         if best is None:
-            self._recording.add_note("None of the baseline's own settings gave a figure: its defaults stand alone.")
-            return
-        if baseline.with_settings(spec, best) == spec:
-            self._recording.add_note("The baseline's settings were the best of those tried.")
-            return
+            return  # the search has said so
         tuned = Side(spec=baseline.with_settings(spec, best), title_suffix=f", {best.title}")
         self._sides = {BASELINE: self.plan.baseline, TUNED: tuned, CANDIDATE: self.plan.candidate}
 
@@ -337,7 +337,16 @@ class Study:
             gpu=self.plan.gpu,
             model=self.plan.model,
             against=role,
-            faults=tuple(filter(None, (*faults, fairness.prompt_fault(load, role, prompts)))),
+            faults=tuple(
+                filter(
+                    None,
+                    (
+                        *faults,
+                        fairness.prompt_fault(load, role, prompts),
+                        fairness.length_fault(self.plan.tier, load, role, cells),
+                    ),
+                )
+            ),
         )
 
 
@@ -356,13 +365,26 @@ def precision_note(found: Precision) -> str:
     return f"Precision: {asked}, and not reached after {found.blocks} blocks{widest}. {found.reason}".rstrip()
 
 
+def take_study(found_in: Path, recording: Recording) -> None:
+    """Copies what the report tells of the search behind the candidate's settings."""
+    for name in ("trials.jsonl", "defence.jsonl"):
+        if (found_in / name).exists():
+            shutil.copy(found_in / name, recording.folder.path / name)
+    try:
+        run = RunFolder(found_in).run()
+    except ResultsUnreadable as error:
+        recording.add_note(f"Of the search that found these settings no more than its trials is told: {error.message}.")
+        return
+    recording.update(asked=run.asked, defence=run.defence, front=run.front)
+
+
 def notes(plan: Plan) -> list[str]:
     """What a reader must know before the first figure."""
-    out = []
+    out = list(plan.notes)
     if plan.is_cpu:
         out.append("Measured on a CPU: the figures say nothing about a GPU.")
     old, new = plan.baseline.spec.precision, plan.candidate.spec.precision
-    if fairness.width(old) != fairness.width(new):
+    if roofline.width(old) != roofline.width(new):
         out.append(
             f"The weights differ in precision: {old or 'unknown'} for the baseline, {new or 'unknown'} for the "
             "candidate. A ratio then is not the engine's alone."

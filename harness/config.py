@@ -1,7 +1,6 @@
 """TOML files into records; every message names the file and the key.
 
-The files: `gpus.toml` and `targets.toml` beside this module, scenarios/*.toml, and presets, which lie
-either in `presets/` beside this module (published) or in the results folder (found by `harness tune`).
+The files: `gpus.toml` and `targets.toml` beside this module, and scenarios/*.toml. Presets: `harness.presets`.
 """
 
 import difflib
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import tomli_w
 
 from harness.errors import ConfigInvalid, UsageError
 from harness.records import (
@@ -23,7 +21,6 @@ from harness.records import (
     GpuProfile,
     Load,
     OpenLoop,
-    Preset,
     Record,
     Replay,
     Scenario,
@@ -240,33 +237,3 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = out.get(key)
         out[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return out
-
-
-# ---------------------------------------------------------------- presets
-
-
-def preset_path(results: Path, *, gpu: str, model: str) -> Path:
-    """Where `harness tune` writes the preset of this card and model."""
-    return results / "presets" / gpu / f"{model}.toml"
-
-
-def find_preset(results: Path, *, gpu: str, model: str) -> tuple[Path, Preset] | None:
-    """The user's own preset if there is one, else the published one. None: neither."""
-    for path in (preset_path(results, gpu=gpu, model=model), HERE / "presets" / gpu / f"{model}.toml"):
-        if path.exists():
-            return path, read_preset(path)
-    return None
-
-
-def read_preset(path: Path) -> Preset:
-    """Raises: ConfigInvalid naming file and key."""
-    return convert(read_toml(path), Preset, path=path)
-
-
-def write_preset(preset: Preset, path: Path) -> None:
-    """Replaces the file at once, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    raw = {key: value for key, value in msgspec.to_builtins(preset).items() if value is not None}
-    draft.write_text(tomli_w.dumps(raw), encoding="utf-8")
-    draft.replace(path)

@@ -31,6 +31,11 @@ MAX_BUSY_CPU_RATIO = 0.2
 MIN_FREE_BYTES = 10 * 2**30
 MAX_STRANGER_BYTES = 1 * 2**30
 MAX_TTFT_BIAS_S, MAX_ITL_BIAS_S = 0.010, 0.001
+"""Beyond these no figure is worth taking."""
+TTFT_BAR_S, ITL_BAR_S = 0.002, 0.0002
+"""Beyond these short times are the client's as much as the engine's."""
+FAITHFUL_SHARE = 0.1
+"""Of a time, so much of the client's own error is borne."""
 USUAL_PORTS = {11434: "Ollama", 8000: "vLLM"}
 CLIENT = "client"
 CALIBRATION_USERS = (10, 100)
@@ -217,7 +222,30 @@ def judged(found: Sequence[Calibration]) -> Finding:
             hint="this machine is too slow or too busy to measure from",
             exit_code=4,
         )
+    warnings = [warning for one in found if (warning := bias_warning(one))]
+    if warnings:
+        return Finding(
+            name=CLIENT,
+            state=State.WARNING,
+            text=f"{text}. {' '.join(warnings)}",
+            hint="stop what runs beside, or measure from a faster machine; ratios of longer times are not touched",
+        )
     return Finding(name=CLIENT, state=State.OK, text=text)
+
+
+def bias_warning(found: Calibration) -> str:
+    """What a bias beyond its bar means for figures; empty where it is within."""
+    parts = [
+        f"{name} under {abs(bias_s) / FAITHFUL_SHARE * 1e3:.3g} ms is off by over {FAITHFUL_SHARE:.0%}"
+        for name, bias_s, bar_s in (("TTFT", found.ttft_bias_s, TTFT_BAR_S), ("ITL", found.itl_bias_s, ITL_BAR_S))
+        if abs(bias_s) > bar_s
+    ]
+    if not parts:
+        return ""
+    return (
+        f"Beyond the bars of {TTFT_BAR_S * 1e3:g} ms in TTFT and {ITL_BAR_S * 1e3:g} ms in ITL at {found.users} users: "
+        f"{' and '.join(parts)} by the client alone."
+    )
 
 
 def calibrations() -> list[Calibration]:

@@ -16,18 +16,16 @@ from harness.records import (
     SideManifest,
     Tier,
 )
-from harness.stats.pairing import MAX_LENGTH_DIFFERENCE, mean_count
+from harness.roofline import width
+from harness.stats.pairing import MAX_LENGTH_DIFFERENCE, mean_count, mean_output_tokens
 
 MAX_HIT_DIFFERENCE: Final = 0.05
+MAX_EQUAL_LENGTH_DIFFERENCE: Final = 0.1
+"""Answers whose mean lengths differ by more are no equal work, whatever the metric: a fault of the equal tier."""
 CANDIDATE: Final = "candidate"
 FOREVER: Final = "forever"
 UNKNOWN: Final = "not known"
 
-WIDTHS: Final = {
-    **dict.fromkeys(("f16", "fp16", "float16", "half", "bf16", "bfloat16"), "16 bit"),
-    **dict.fromkeys(("f32", "fp32", "float32", "float"), "32 bit"),
-}
-"""Precisions that cost the same bytes; all others are a kind of their own."""
 SHORT: Final = {"bfloat16": "bf16", "float16": "f16"}
 
 
@@ -46,11 +44,6 @@ class Load(NamedTuple):
 def load_of(cell: Cell) -> Load:
     """The load that a cell is of."""
     return Load(cell.scenario, Level(users=cell.users, rate_per_s=cell.rate_per_s))
-
-
-def width(precision: str) -> str:
-    """How wide numbers of this precision are, under one name for all that are equally wide."""
-    return WIDTHS.get(precision.casefold(), precision.casefold())
 
 
 # ---------------------------------------------------------------- one side
@@ -90,13 +83,16 @@ def kv_precision(facts: EngineFacts) -> str:
         case "ollama" if facts.argv:
             return facts.env.get("OLLAMA_KV_CACHE_TYPE", "f16")
         case "llamacpp" if facts.argv:
-            return str(facts.flags.get("cache-type-k", "f16"))
+            keys, values = (str(facts.flags.get(f"cache-type-{kind}", "f16")) for kind in "kv")
+            return keys if keys == values else f"{keys} keys, {values} values"
     return ""
 
 
 def prefix_cache(facts: EngineFacts) -> str:
     """ "on", "off", or empty where nothing says it. Ollama sends `cache_prompt` with every request, as we do."""
-    match facts.engine, facts.resolved.get("enable-prefix-caching"):
+    known = facts.flags | facts.resolved
+    is_refused = known.get("no-enable-prefix-caching") is True
+    match facts.engine, known.get("enable-prefix-caching", False if is_refused else None):
         case (("ollama" | "llamacpp"), _):
             return "on" if facts.argv else ""
         case _, bool(is_on):
@@ -186,6 +182,18 @@ def prompt_fault(load: Load, role: str, prompts: Mapping[str, Prompts]) -> str:
     )
 
 
+def length_fault(tier: Tier, load: Load, role: str, cells: Iterable[Cell]) -> str:
+    """Why answers of this load are no equal work; empty where they are, where it is not known, and as people run it."""
+    here = [cell for cell in cells if load_of(cell) == load]
+    old, new = (mean_output_tokens([cell for cell in here if cell.role == name]) for name in (role, CANDIDATE))
+    if tier != Tier.EQUAL or not old or not new or apart(old, new) <= MAX_EQUAL_LENGTH_DIFFERENCE:
+        return ""
+    return (
+        f"{load.name}: the tier is equal, and answers have {old:.1f} tokens from the {role} and {new:.1f} from the "
+        f"candidate, over {MAX_EQUAL_LENGTH_DIFFERENCE:.0%} apart: not the same work."
+    )
+
+
 # ---------------------------------------------------------------- all sides
 
 
@@ -213,11 +221,17 @@ def manifest(
     if len(samplings) > 1:
         known.append("The scenarios sample differently, each of them alike on all sides.")
     loads = dict.fromkeys(load_of(cell) for cell in cells if cell.role in by_role)
-    of_prompts = (prompt_fault(load, role, prompts) for load in loads for role in by_role if role != CANDIDATE)
+    of_loads = (
+        fault
+        for load in loads
+        for role in by_role
+        if role != CANDIDATE
+        for fault in (prompt_fault(load, role, prompts), length_fault(tier, load, role, cells))
+    )
     return Manifest(
         tier=tier,
         sides=sides,
-        faults=(*faults(tier, sides), *filter(None, of_prompts)),
+        faults=(*faults(tier, sides), *filter(None, of_loads)),
         differences=tuple(known),
     )
 
@@ -239,6 +253,10 @@ def faults(tier: Tier, sides: Sequence[SideManifest]) -> Iterable[str]:
         if "" in values or len(set(values)) > 1:
             listed = ", ".join(f"{value or UNKNOWN} ({one.role})" for one, value in zip(sides, values, strict=True))
             yield f"The tier is equal, and the {name} is not shown to be: {listed}."
+    caches = {one.prefix_cache for one in sides}
+    if {"on", "off"} <= caches:
+        listed = ", ".join(f"{one.prefix_cache or UNKNOWN} ({one.role})" for one in sides)
+        yield f"The tier is equal, and the prefix cache is not: {listed}."
 
 
 # ---------------------------------------------------------------- differences

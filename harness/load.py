@@ -30,9 +30,9 @@ from harness.records import (
     Fleet,
     Load,
     LoadJob,
+    LoadResult,
     LoadShare,
     OpenLoop,
-    Record,
     RequestRecord,
 )
 
@@ -56,17 +56,6 @@ WRITE_FAILED: Final = os.EX_IOERR
 """Exit code of a Locust process that could not write its records."""
 WORKER_LOST: Final = os.EX_UNAVAILABLE
 """Exit code of a Locust master that has lost a worker."""
-
-
-class LoadResult(Record, frozen=True, kw_only=True):
-    """What one cell's load came to."""
-
-    records: tuple[RequestRecord, ...]
-    """All requests of all users, warm-up and failures included, in the order in which they ended."""
-    health: ClientHealth | None
-    """None: there was trouble."""
-    trouble: str = ""
-    """What happened to our own client, so that the records are not all there: no figure may come from them."""
 
 
 def drive(

@@ -43,6 +43,8 @@ class LevelCeiling(Record, frozen=True, kw_only=True):
     """At least, as the two below, for a request that is alone on the card."""
     itl_s: float
     e2e_s: float
+    mean_e2e_s: float
+    """At least, with all of these users: see `roofline.mean_e2e_s`."""
     output_tok_s: float
     """At most, prompts included."""
     bound_by: str
@@ -57,6 +59,8 @@ class TargetReach(Record, frozen=True, kw_only=True):
     users: int
     output_tok_s: float
     e2e_s: float
+    """Of an answer with so many users at least, at the mean; the target's median is taken for no less, as if users
+    were served alike."""
     absolute_s: float | None
     """None: no time is asked."""
     is_set_for_this: bool
@@ -102,12 +106,17 @@ class Prediction(Record, frozen=True, kw_only=True):
     """Of one sequence, for the memory plan."""
     memory: MemoryPlan
     memory_text: str
+    cannot_run: str = ""
+    """Why the model does not run on this card as asked, with what would; then nothing else is predicted. Empty: it
+    runs."""
     load_s: float | None
     """Least time to bring the weights to the card. None: no link is known."""
     levels: tuple[LevelCeiling, ...]
+    """Empty where it does not run."""
     targets: tuple[TargetReach, ...]
+    """Empty where it does not run: none is reachable."""
     against: Against | None
-    """None: these weights are Ollama's own."""
+    """None: these weights are Ollama's own, or it does not run."""
 
 
 def prediction(
@@ -137,6 +146,9 @@ def prediction(
             hint="lower --context, --prompt-tokens or --output-tokens",
         )
     work = roofline.cold(prompt_tokens=prompt_tokens, output_tokens=output_tokens)
+    # Without --context the model's own is only what the memory plan tells of: a shorter one is a setting away.
+    needed = max(prompt_tokens + output_tokens, context_tokens or 0)
+    refusal = cannot_run(plan, profile, model, precision=precision, context_tokens=needed)
     return Prediction(
         gpu=profile.name,
         gpu_title=profile.title,
@@ -152,12 +164,15 @@ def prediction(
         context_tokens=context,
         memory=plan,
         memory_text=memory_text(plan, profile, model, precision=precision, context_tokens=context),
+        cannot_run=refusal,
         load_s=load_s(profile, plan.weights_bytes),
-        levels=tuple(level_ceiling(at, work, plan=plan, users=count) for count in users),
-        targets=tuple(target_reach(at, row, profile=profile, model=model) for row in config.targets()),
+        levels=() if refusal else tuple(level_ceiling(at, work, plan=plan, users=count) for count in users),
+        targets=(
+            () if refusal else tuple(target_reach(at, row, profile=profile, model=model) for row in config.targets())
+        ),
         against=(
             None
-            if precision in roofline.GGUF_PRECISIONS
+            if refusal or precision in roofline.GGUF_PRECISIONS
             else against(at, work, profile=profile, model=model, precision=precision)
         ),
     )
@@ -191,6 +206,33 @@ def memory_text(
     ways = [f"a context of {plan.longest_tokens:,} tokens or less"] if plan.longest_tokens else []
     ways += other_weights(profile, model, precision, context_tokens=context_tokens)
     return f"{said}; what would fit: {', or '.join(ways) or 'no precision that is known here'}"
+
+
+def cannot_run(plan: MemoryPlan, profile: GpuProfile, model: ModelEntry, *, precision: str, context_tokens: int) -> str:
+    """Why one sequence of this length has no room beside the weights, and what would have; empty where it has."""
+    if plan.sequences(context_tokens):
+        return ""
+    held = plan.weights_bytes + plan.reserve_bytes + context_tokens * plan.kv_token_bytes
+    needed = held * plan.memory_bytes / plan.usable_bytes
+    ways = [f"a context of {plan.longest_tokens:,} tokens or less"] if plan.longest_tokens else []
+    ways += other_weights(profile, model, precision, context_tokens=context_tokens)
+    if larger := larger_cards(profile, model, precision, context_tokens=context_tokens):
+        ways.append(f"a larger card ({', '.join(larger)})")
+    return (
+        f"cannot run: needs {needed / roofline.GIB:.1f} GiB, card has {plan.memory_bytes / roofline.GIB:.1f} GiB "
+        f"({plan.weights_bytes / roofline.GIB:.1f} GiB of {precision} weights, room for {context_tokens:,} tokens, and "
+        f"what {plan.engine} needs besides); what would fit: {', or '.join(ways) or 'nothing that is known here'}"
+    )
+
+
+def larger_cards(profile: GpuProfile, model: ModelEntry, precision: str, *, context_tokens: int) -> list[str]:
+    """Names of the cards that engines are launched on, and that have the room, the smallest first."""
+    found = []
+    for name, other in config.gpu_profiles().items():
+        plan = None if other.is_predict_only else roofline.memory_plan(other, model.shape, precision)
+        if plan is not None and other.name != profile.name and plan.sequences(context_tokens):
+            found.append((plan.memory_bytes, name))
+    return [name for _, name in sorted(found)]
 
 
 def other_weights(profile: GpuProfile, model: ModelEntry, precision: str, *, context_tokens: int) -> list[str]:
@@ -233,15 +275,21 @@ def level_ceiling(at: Roof, work: Work, *, plan: MemoryPlan, users: int) -> Leve
         prefill_s=prefill_s,
         prefill_tok_s=users * work.prompt_tokens / prefill_s,
         bound_by="arithmetic" if arithmetic_s >= step_s else "memory",
+        mean_e2e_s=roofline.mean_e2e_s(at, work, users=users),
         **roofline.ceilings(at, work, users=users),
     )
 
 
 def target_reach(at: Roof, target: Target, *, profile: GpuProfile, model: ModelEntry) -> TargetReach:
-    """A target against the ceilings of its scenario; a prompt word counts as one token, the least it can be."""
+    """A target against the ceilings of its scenario; a prompt word counts as one token, the least it can be.
+
+    Whole answers are judged with all users at work, by the mean (see `roofline.mean_e2e_s`): a lone request is faster
+    than any of many can be on average.
+    """
     asked = config.scenario(target.scenario, is_cpu=False).workload
     work = roofline.cold(prompt_tokens=asked.prompt_words, output_tokens=asked.output_tokens)
     found = roofline.ceilings(at, work, users=target.users)
+    found["e2e_s"] = roofline.mean_e2e_s(at, work, users=target.users)
     name, _, _ = target.metric.partition(".")
     is_rate = name == "output_tok_s"
     limit = found[name] / target.target_ratio if is_rate else found[name] * target.target_ratio
@@ -272,7 +320,7 @@ def target_text(reach: TargetReach, target: Target) -> str:
         share = reach.e2e_s / target.absolute_s
         word = "unreachable" if share > 1 else "barely reachable" if share > NARROW else "reachable"
         part = f"{share:.2g} times that" if share > 1 else f"{share:.0%} of it"
-        first = f"{word}: {target.absolute_s:g} s asked, no answer takes under {reach.e2e_s:.3f} s ({part})"
+        first = f"{word}: {target.absolute_s:g} s asked, {least_text(reach)} ({part})"
         if not reach.is_set_for_this:
             first += f", but the time was set for {target.model} on {target.gpu}"
     limit = (
@@ -281,6 +329,16 @@ def target_text(reach: TargetReach, target: Target) -> str:
         else f"takes under {reach.baseline_limit:.3f} s"
     )
     return f"{first}; {target.target_ratio:g}x is unreachable where the baseline {limit}"
+
+
+def least_text(reach: TargetReach) -> str:
+    """The least time of an answer; with several users the mean, and what must hold for it to bound a median."""
+    if reach.users == 1:
+        return f"no answer takes under {reach.e2e_s:.3f} s"
+    return (
+        f"with {reach.users} users the mean answer takes no less than {reach.e2e_s:.3f} s, nor does the median where "
+        "all are served alike"
+    )
 
 
 def against(at: Roof, work: Work, *, profile: GpuProfile, model: ModelEntry, precision: str) -> Against:

@@ -31,6 +31,9 @@ from harness.records import (
 BITS: Final = {"bf16": 16.0, "f16": 16.0, "fp8": 8.0, "int4": 4 + 20 / 128, "q8_0": 8.5, "q4_1": 5.0}
 """Bits per weight of a layer's matrices, scales included. int4 (AWQ, GPTQ): groups of 128 with a scale of 16 bits and
 a zero point of 4. q8_0, q4_1: blocks of 32 with one or two numbers of 16 bits. q4_k_m is a mixture: `q4_k_m_bits`."""
+CLOCK_ALLOWANCE: Final = 1.15
+"""How much more arithmetic than rated a card is taken to do where its clock was not read, or its rated one is not
+known: cards clock above their rated boost, by up to 12% where it was looked at (RTX 4060: 2.75 GHz, rated 2.46)."""
 Q4_K, Q5_0, Q6_K, Q8_0 = 4.5, 5.5, 6.5625, 8.5
 SUPER_BLOCK = 256
 PRECISIONS: Final = ("bf16", "fp8", "int4", "f16", "q8_0", "q4_k_m", "q4_1")
@@ -41,6 +44,18 @@ KV_BYTES: Final = {
     "fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32,
 }  # fmt: skip
 """Bytes of one number of the KV cache, by the names that the engines have for them."""
+
+
+WIDTHS: Final = {
+    **dict.fromkeys(("f16", "fp16", "float16", "half", "bf16", "bfloat16"), "16 bit"),
+    **dict.fromkeys(("f32", "fp32", "float32", "float"), "32 bit"),
+}
+"""Precisions that cost the same bytes; all others are a kind of their own."""
+
+
+def width(precision: str) -> str:
+    """How wide numbers of this precision are, under one name for all that are equally wide."""
+    return WIDTHS.get(precision.casefold(), precision.casefold())
 
 
 # ---------------------------------------------------------------- the model
@@ -171,10 +186,17 @@ def cold(*, prompt_tokens: float, output_tokens: float) -> Work:
 
 
 def roof(
-    profile: GpuProfile, shape: ModelShape, precision: str, *, kv_number_bytes: float = 2.0, cards: int = 1
+    profile: GpuProfile,
+    shape: ModelShape,
+    precision: str,
+    *,
+    kv_number_bytes: float = 2.0,
+    cards: int = 1,
+    clock_ratio: float = 1.0,
 ) -> Roof | None:
     """The roof of `cards` equal cards, as if nothing had to pass between them.
 
+    Args:     clock_ratio: by how much they compute faster than at the rated clock.
     Returns:  None where the profile has no figures (a CPU) or the precision is not one of PRECISIONS.
     """
     flop_s = peak_flop_s(profile, precision)
@@ -182,7 +204,7 @@ def roof(
         return None
     return Roof(
         bandwidth_bytes_s=cards * profile.bandwidth_bytes_s,
-        flop_s=cards * flop_s,
+        flop_s=cards * flop_s * clock_ratio,
         cache_bytes=cards * (profile.cache_bytes or 0),
         read_bytes=weights(shape, precision).read_bytes,
         kv_token_bytes=kv_token_bytes(shape, kv_number_bytes),
@@ -206,6 +228,16 @@ def peak_flop_s(profile: GpuProfile, precision: str) -> float | None:
     if precision in GGUF_PRECISIONS - {"f16"}:
         ways.append(profile.flops_int8)
     return max((way for way in ways if way is not None), default=None)
+
+
+def clock_ratio_of(profile: GpuProfile, clock_hz: float | None) -> float:
+    """The highest clock that was measured over the rated one, at least 1; CLOCK_ALLOWANCE where one is not known.
+
+    Memory has no such reserve: its clock is fixed, so ceilings of bandwidth are the data sheet's.
+    """
+    if clock_hz is None or profile.boost_hz is None:
+        return CLOCK_ALLOWANCE
+    return max(1.0, clock_hz / profile.boost_hz)
 
 
 def pass_s(at: Roof, *, moved_bytes: float, flop: float) -> float:
@@ -265,6 +297,15 @@ def most_output_tok_s(at: Roof, work: Work, *, sequences: int) -> float:
     return min(1 / per_token_s, sequences * tokens / least_e2e_s(at, work))
 
 
+def mean_e2e_s(at: Roof, work: Work, *, users: int) -> float:
+    """Mean time of a whole answer at least, where each of `users` always has one request under way.
+
+    Little's law: users = answers per second x mean time, and of answers there are no more than the throughput allows.
+    It bounds the mean. Of a median it is the bound only where users are served alike.
+    """
+    return users * max(work.output_tokens, 1.0) / most_output_tok_s(at, work, sequences=users)
+
+
 # ---------------------------------------------------------------- ceilings of a cell
 
 
@@ -297,6 +338,7 @@ def ceilings_for(
     slots: int | None,
     prompt_tokens: float | None,
     output_tokens: float | None,
+    clock_hz: float | None = None,
 ) -> dict[str, float]:
     """`Cell.ceilings` of a cell that was measured; {} where none can be known for certain.
 
@@ -307,10 +349,18 @@ def ceilings_for(
               max-num-seqs counts where it is given.
               prompt_tokens, output_tokens: means over the cell's answers, as the server counted them. None: it did
               not; without output tokens only `ttft_s` and `itl_s` have a bound.
+              clock_hz: the highest that was read of the card while the cell was measured. None: it was not read.
     """
     if profile is None or shape is None or spec.url or not is_card(profile, card) or is_unbounded(spec.flags):
         return {}
-    at = roof(profile, shape, spec.precision, kv_number_bytes=kv_number_bytes(spec), cards=cards(spec.flags))
+    at = roof(
+        profile,
+        shape,
+        spec.precision,
+        kv_number_bytes=kv_number_bytes(spec),
+        cards=cards(spec.flags),
+        clock_ratio=clock_ratio_of(profile, clock_hz),
+    )
     if at is None:
         return {}
     work = least_work(scenario, prompt_tokens=prompt_tokens, output_tokens=output_tokens)

@@ -1,4 +1,4 @@
-"""A run on disk: results/<run>/{run.json, cells.jsonl, trials.jsonl, requests/, telemetry/, engine-*.log}.
+"""A run on disk: results/<run>/{run.json, {cells,trials,defence}.jsonl, requests/, telemetry/, engine-*.log}.
 
 Every cell and trial is appended as it ends, so that whatever ends a run loses at most the cell in work.
 """
@@ -7,14 +7,14 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from harness.errors import ResultsUnreadable, UsageError
-from harness.records import Calibration, Cell, Host, Record, Run, TelemetrySample, Trial
+from harness.records import Calibration, Cell, DefenceLaunch, Host, Record, Run, TelemetrySample, Trial
 
 # The history of RESULTS_VERSION; raise it when old figures stop being comparable or readable.
 #   1  2026-11  first layout
@@ -121,11 +121,15 @@ class RunFolder:
     def set_aside_cells(self, *, whole_roles: Iterable[str]) -> None:
         """Renames the role of cells that belong to none of `whole_roles`: their trial was cut off."""
         kept = set(whole_roles)
+        self.set_aside(lambda cell: cell.role not in kept)
+
+    def set_aside(self, is_cut_off: Callable[[Cell], bool]) -> None:
+        """Renames the role of cells whose launch did not come to its end."""
         path = self.path / "cells.jsonl"
         cells = [
-            cell
-            if cell.role in kept or cell.role.endswith(CUT_OFF)
-            else msgspec.structs.replace(cell, role=cell.role + CUT_OFF)
+            msgspec.structs.replace(cell, role=cell.role + CUT_OFF)
+            if is_cut_off(cell) and not cell.role.endswith(CUT_OFF)
+            else cell
             for cell in self.cells()
         ]
         draft = path.with_suffix(".tmp")
@@ -135,6 +139,14 @@ class RunFolder:
     def trials(self) -> tuple[Trial, ...]:
         """In the order asked. Raises: ResultsUnreadable."""
         return lines(self.path / "trials.jsonl", Trial)
+
+    def append_defence(self, launch: DefenceLaunch) -> None:
+        """Adds one launch to defence.jsonl, on disk before this returns."""
+        append(self.path / "defence.jsonl", launch)
+
+    def defence(self) -> tuple[DefenceLaunch, ...]:
+        """The launches of the defence in their order. Raises: ResultsUnreadable."""
+        return lines(self.path / "defence.jsonl", DefenceLaunch)
 
 
 def append(path: Path, record: Record) -> None:

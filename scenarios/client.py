@@ -167,13 +167,15 @@ def send(
     api = APIS[job.api]
     is_streamed = job.workload.is_streamed
     answer = _Answer(api.event if is_streamed else api.answer, is_streamed=is_streamed, keeps_text=question.keeps_text)
-    sent_s = clock()  # stands where no connection can be had
+    wanted_s = sent_s = clock()  # the latter stands where no connection can be had
+    connect_s: float | None = None
     try:
         with gevent.Timeout(job.load.request_timeout_s, _Late):
             is_sent = False
             while not is_sent:
-                transport.open()
+                is_new = transport.open()
                 sent_s = clock()  # anew after a stale connection: the server never saw that request
+                connect_s = sent_s - wanted_s if is_new else connect_s
                 with contextlib.suppress(StaleConnection):
                     transport.post(api.path, body, answer)
                     is_sent = True
@@ -202,6 +204,7 @@ def send(
         finish_reason=answer.finish_reason,
         error=answer.error,
         status=answer.status,
+        connect_s=connect_s,
     )
     return Reply(record, None if answer.error is not None else "".join(answer.texts))
 

@@ -42,13 +42,13 @@ class StaleConnection(Exception):
 
 
 class Transport(Protocol):
-    """One user's way to the server: `open`, then `post`.
+    """One user's way to the server: `open`, which tells whether a new connection had to be made, then `post`.
 
     `post` returns with the answer's last byte. It raises StaleConnection on a connection that had been used before,
     never on a new one.
     """
 
-    def open(self) -> None: ...
+    def open(self) -> bool: ...
     def post(self, path: str, body: bytes, sink: Sink) -> None: ...
 
 
@@ -66,15 +66,18 @@ class Connection:
         self._socket: Any = None
         self._is_used = False
 
-    def open(self) -> None:
+    def open(self) -> bool:
         """Have a connection that stands, a new one where the server has closed the old one.
 
         All waiting is done here: what follows `open` is sent at once.
+        Returns:  whether it is a new one.
         """
         if self._socket is not None and not _is_silent(self._socket):
             self.close()
-        if self._socket is None:
+        is_new = self._socket is None
+        if is_new:
             self._socket = self._connected()
+        return is_new
 
     def post(self, path: str, body: bytes, sink: Sink) -> None:
         """Send one request and give its answer to `sink` as it comes."""

@@ -22,8 +22,12 @@ from harness.cli.common import (
 )
 from harness.cli.engine import chosen, engine_options
 from harness.cli.worker import fleet_of, fleet_options
+from harness.errors import UsageError
 from harness.records import Replay
 from harness.report import text
+
+REPEATS = 3
+"""Of each level, where the command line does not say: one tells nothing of how much the next would differ."""
 
 
 @cli.command("bench")
@@ -68,7 +72,12 @@ def bench_command(
         ollama_bin=ollama_bin,
         slots=slots,
         flag_words=flag_words,
+        seed=seed,
     )
+    if target.spec.simulation is not None and (hosts or expect_workers):
+        raise UsageError(
+            "no other machine can send load to a simulated engine", hint="leave out --workers and --expect-workers"
+        )
     fleet = fleet_of(hosts=hosts, expect_workers=expect_workers, bind=bind, bind_port=bind_port, url=url)
     scenario = at_levels(config.scenario(scenario_name, is_cpu=target.is_cpu), users, rates_per_s=rates)
     asked = scenario.workload
@@ -78,7 +87,7 @@ def bench_command(
         folder, cells = bench.run(
             target.spec,
             scenario,
-            repeats=repeats or 1,
+            repeats=repeats or REPEATS,
             results=results,
             gpu=target.card,
             seed=seed,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
-from harness import __version__, bench, config, engines, models, report, telemetry, tune
+from harness import __version__, bench, config, engines, models, presets, report, telemetry, tune
 from harness.errors import HarnessError, MeasurementInvalid, UsageError
 from harness.records import (
     Cell,
@@ -32,7 +32,7 @@ TARGET_MISSED = 10
 INTERRUPTED = 130
 BUG = 1
 
-ENGINES = ("vllm", "ollama", "llamacpp", "reference")
+ENGINES = ("vllm", "ollama", "llamacpp", "reference", "simulated")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -151,8 +151,18 @@ load_options = options(
     click.option(
         "--users", type=Users(), help="Levels of concurrent users. Default: the scenario's; tune: the profile's."
     ),
-    click.option("--repeats", type=click.IntRange(1, 100), help="How often each level is measured."),
+    click.option(
+        "--repeats",
+        type=click.IntRange(1, 100),
+        help="How often each level is measured. Default: 3; tune: the profile's; compare: 2 in each block, 3 in all.",
+    ),
     click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of prompts and search."),
+)
+any_preset_option = click.option(
+    presets.ANY_PRESET,
+    "is_any_preset",
+    is_flag=True,
+    help="Use a preset of another card, model or version of vLLM, or a simulated one, all the same; that is noted.",
 )
 reports_option = click.option(
     "--out",
@@ -200,6 +210,15 @@ def profile_for(name: str | None) -> GpuProfile:
     return wanted
 
 
+def simulated_profile(name: str | None) -> GpuProfile:
+    """The card to simulate; which one this machine has does not matter. Raises: UsageError where none is named."""
+    if name is None:
+        raise UsageError(
+            "--engine simulated needs --gpu: the card to simulate", hint=f"one of {', '.join(bench.simulated_cards())}"
+        )
+    return config.gpu_profile(name)
+
+
 def files_for(model: str, *, vllm_python: str | None, needs_vllm: bool, precision: str | None = None) -> ModelFiles:
     """The model's files, fetched where they are not here; `precision` is of the GGUF file or Ollama's tag."""
     interpreter = str(engines.find_vllm(vllm_python).python) if needs_vllm else None
@@ -208,7 +227,7 @@ def files_for(model: str, *, vllm_python: str | None, needs_vllm: bool, precisio
 
 def write_report(folder: RunFolder, out: Path) -> Path:
     """The run's page; made from its folder alone."""
-    return report.render(folder.run(), folder.cells(), folder.trials(), out=out)
+    return report.render(folder.run(), folder.cells(), folder.trials(), launches=folder.defence(), out=out)
 
 
 def untrusted(cells: Sequence[Cell]) -> MeasurementInvalid | None:

@@ -6,12 +6,13 @@ from pathlib import Path
 import click
 
 from harness import baseline as baseline_settings
-from harness import bench, compare, config, engines, fairness, models, store, telemetry, tune
+from harness import bench, compare, config, engines, models, presets, roofline, telemetry, tune
 from harness.baseline import Settings
 from harness.cli.common import (
     TARGET_MISSED,
     Duration,
     Share,
+    any_preset_option,
     at_levels,
     cell_answer,
     cli,
@@ -39,7 +40,6 @@ from harness.records import (
     GpuProfile,
     LaunchSpec,
     ModelFiles,
-    Preset,
     Run,
     Scenario,
     Tier,
@@ -66,8 +66,9 @@ AS_PEOPLE_RUN = "q4_k_m"
     "--candidate",
     default="vllm",
     show_default=True,
-    help="vllm (tuned where there is a preset), a preset file, or a run.",
+    help="vllm (tuned where there is a preset), a card (rtx4090), card/model, a preset file, or a run.",
 )
+@any_preset_option
 @click.option("--defaults", is_flag=True, help="Take vLLM's own defaults even where there is a preset.")
 @click.option(
     "--tier",
@@ -106,6 +107,7 @@ def compare_command(
     out: Path,
     baseline: str,
     candidate: str,
+    is_any_preset: bool,
     defaults: bool,
     tier: str,
     baseline_weights: str | None,
@@ -136,10 +138,14 @@ def compare_command(
     if baseline == "ollama" and ollama_url is None:
         engines.find_ollama(ollama_bin)
     profile = profile_for(gpu)
-    preset, tuned_in = chosen_preset(candidate, results=results, profile=profile, model=model_name, defaults=defaults)
+    found = chosen_preset(candidate, results=results, profile=profile, model=model_name, defaults=defaults)
+    preset = found.preset if found else None
     name = model_name or (preset.model if preset else profile.default_model)
-    if preset is not None and preset.model != name:
-        raise UsageError(f"the preset is for {preset.model}, not {name}", hint="leave --model out")
+    preset_notes: tuple[str, ...] = ()
+    if found is not None:
+        version = engines.find_vllm(vllm_python).version
+        use = presets.Use(gpu=profile.name, model=name, vllm_version=version)
+        preset_notes = presets.checked(found, use, is_any=is_any_preset, say=say, without="--defaults")
     loads = chosen_loads(scenario_names, profile=profile, users=users)
     flags, most = preset.flags if preset else {}, None
     files = weights_for(name, baseline=baseline, tier=Tier(tier), precision=baseline_weights, vllm_python=vllm_python)
@@ -168,7 +174,8 @@ def compare_command(
         precision_ratio=precision,
         budget_s=BUDGET_S if budget is None else budget,
         preset=preset,
-        tuned_in=tuned_in,
+        tuned_in=found.tuned_in if found else None,
+        notes=preset_notes,
         seed=seed,
         # They are set against Ollama, for the loads that this repository describes.
         targets=() if baseline == "vllm" or any(n.endswith(".toml") for n in scenario_names) else config.targets(),
@@ -290,7 +297,7 @@ def equal_weights(name: str, *, vllm_python: str | None) -> ModelFiles:
         files = with_f16(files_for(name, vllm_python=vllm_python, needs_vllm=True), say=say)
     else:
         files = files_for(name, vllm_python=vllm_python, needs_vllm=True, precision="f16")
-    if fairness.width(files.gguf_precision) != fairness.width(files.vllm_precision):
+    if roofline.width(files.gguf_precision) != roofline.width(files.vllm_precision):
         raise UsageError(
             f"--tier equal: {name} is {files.gguf_precision or 'of unknown precision'} for the baseline and "
             f"{files.vllm_precision or 'of unknown precision'} for vLLM",
@@ -367,30 +374,18 @@ def target_exit_code(run: Run) -> int:
 
 def chosen_preset(
     candidate: str, *, results: Path, profile: GpuProfile, model: str | None, defaults: bool
-) -> tuple[Preset | None, Path | None]:
-    """The preset that `--candidate` names, with the folder of the run that found it where that is still here."""
-    found: Preset | None
+) -> presets.Found | None:
+    """The preset that `--candidate` names, or, for "vllm", this card's and model's. None: vLLM's defaults."""
     if candidate != "vllm" and defaults:
         raise UsageError("--defaults and --candidate contradict each other", hint="leave one of them out")
-    if candidate == "vllm":
-        if defaults:
-            return None, None
-        known = config.find_preset(results, gpu=profile.name, model=model or profile.default_model)
-        if known is None:
-            say("no preset for this card and model: measuring vLLM's defaults (harness tune finds better ones)")
-            return None, None
-        path, found = known
-        say(f"candidate: the settings of {path}")
-    elif candidate.endswith(".toml"):
-        found = config.read_preset(Path(candidate))
+    if defaults:
+        return None
+    if candidate != "vllm":
+        found: presets.Found | None = presets.named(candidate, results=results, model=model)
     else:
-        run = store.find_run(results, candidate)
-        found = run.run().preset
-        if found is None:
-            raise UsageError(f"run {candidate} found no settings", hint="name a run of `harness tune` that has ended")
-        if run.id == found.run:
-            return found, run.path
-    if found.gpu != profile.name:
-        say(f"warning: these settings were found on {found.gpu}, this is {profile.name}")
-    folder = results / found.run
-    return found, folder if (folder / "run.json").exists() else None
+        found = presets.usual(results=results, profile=profile, model=model)
+    if found is None:
+        say("no preset for this card and model: measuring vLLM's defaults (harness tune finds better ones)")
+    else:
+        say(f"candidate: the settings of {found.origin}")
+    return found

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import click
 
-from harness import config
-from harness.cli.common import ENGINES, checked_url, options, parsed_flags, profile_for, spec_for
+from harness import bench, config, models
+from harness.cli.common import ENGINES, checked_url, options, parsed_flags, profile_for, simulated_profile, spec_for
 from harness.errors import UsageError
 from harness.records import LaunchSpec
 
@@ -44,6 +44,7 @@ def chosen(
     ollama_bin: str | None,
     slots: int,
     flag_words: tuple[str, ...],
+    seed: int = 1,
 ) -> Chosen:
     """What the options name. Raises: UsageError where they contradict each other."""
     if (engine is None) == (url is None):
@@ -59,6 +60,10 @@ def chosen(
         spec = LaunchSpec(engine="url", model=model_name, source=model_name, url=checked_url(url), api=api)
         return Chosen(spec, gpu or "remote", config.gpu_profile(gpu).is_cpu if gpu else False)
     assert engine is not None
+    if engine == "simulated":
+        profile = simulated_profile(gpu)
+        entry = models.entry(model_name or profile.default_model)
+        return Chosen(bench.simulated_spec(entry, profile, flags=flags, seed=seed), profile.name, profile.is_cpu)
     profile = profile_for(gpu)
     programs = {"vllm": vllm_python, "ollama": ollama_bin}
     name = model_name or ("reference" if engine == "reference" else profile.default_model)

@@ -6,6 +6,7 @@ import click
 
 from harness import config, models, predict
 from harness.cli.common import (
+    TARGET_MISSED,
     Users,
     answer,
     cli,
@@ -50,7 +51,10 @@ def predict_command(
     prompt_tokens: int | None,
     output_tokens: int | None,
 ) -> int:
-    """Tell what a card's data sheet allows a model: memory, times, tokens per second. Nothing is measured."""
+    """Tell what a card's data sheet allows a model: memory, times, tokens per second. Nothing is measured.
+
+    Exit codes: 0 it runs; 10 it does not fit the card: then memory and what would fit are all that is told.
+    """
     del results
     usual = config.scenario(SCENARIO, is_cpu=False).workload
     found = predict.prediction(
@@ -66,7 +70,7 @@ def predict_command(
         answer(found)
     else:
         click.echo("\n".join(lines(found)))
-    return 0
+    return TARGET_MISSED if found.cannot_run else 0
 
 
 def lines(found: Prediction) -> list[str]:
@@ -81,6 +85,13 @@ def lines(found: Prediction) -> list[str]:
         f"{found.model_title} in {found.precision}: {found.prompt_tokens:,} prompt and {found.output_tokens:,} output "
         "tokens a request",
         *memory_lines(found),
+        *(["", f"{found.cannot_run} {PREDICTED}"] if found.cannot_run else rate_lines(found)),
+    ]
+
+
+def rate_lines(found: Prediction) -> list[str]:
+    """Ceilings, targets and Ollama, for a model that runs."""
+    return [
         *level_lines(found),
         "",
         f"Targets {PREDICTED}",
@@ -118,12 +129,13 @@ def level_lines(found: Prediction) -> list[str]:
     """One line for each number of users."""
     head = (
         f"  {'users':>6}{'step':>10}{'decode':>14}{'prompts':>10}{'prefill':>14}{'TTFT':>10}{'ITL':>10}{'answer':>10}"
-        f"{'output':>14}  limit of a step"
+        f"{'mean':>10}{'output':>14}  limit of a step"
     )
     out = [
         "",
         f"Ceilings {PREDICTED}: times are at least, tok/s at most",
-        "  step: a token for each user; prompts: everybody's, in one batch; TTFT, ITL, answer: of a request alone",
+        "  step: a token for each user; prompts: everybody's, in one batch; TTFT, ITL, answer: of a request alone;",
+        "  mean: of the answers of all these users (Little's law)",
         head,
     ]
     for level in found.levels:
@@ -131,7 +143,7 @@ def level_lines(found: Prediction) -> list[str]:
         out.append(
             f"  {level.users:>6,}{ms(level.decode_step_s):>10}{rate(level.decode_tok_s):>14}{ms(level.prefill_s):>10}"
             f"{rate(level.prefill_tok_s):>14}{ms(level.ttft_s):>10}{ms(level.itl_s):>10}{ms(level.e2e_s):>10}"
-            f"{rate(level.output_tok_s):>14}  {level.bound_by}{room}"
+            f"{ms(level.mean_e2e_s):>10}{rate(level.output_tok_s):>14}  {level.bound_by}{room}"
         )
     return out
 

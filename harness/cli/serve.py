@@ -10,6 +10,7 @@ from harness import serve
 from harness.cli.common import (
     Duration,
     Interrupted,
+    any_preset_option,
     cli,
     closing,
     output_options,
@@ -30,6 +31,7 @@ from harness.errors import HarnessError
     metavar="PRESET",
     help="Settings: a card (rtx4090), card/model, a file, a run of tune, or none. Default: this card's and model's.",
 )
+@any_preset_option
 @click.option(
     "--model",
     "model_name",
@@ -69,6 +71,7 @@ def serve_command(
     is_json: bool,
     results: Path,
     preset: str | None,
+    is_any_preset: bool,
     model_name: str | None,
     name: str | None,
     gpu: str | None,
@@ -92,6 +95,7 @@ def serve_command(
         profile=profile_for(gpu),
         results=writable(results),
         preset=preset,
+        is_any_preset=is_any_preset,
         model=model_name,
         name=name,
         vllm_python=vllm_python,

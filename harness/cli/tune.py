@@ -1,10 +1,12 @@
 """`harness tune`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
-from harness import config, engines, models, store, tune
+from harness import config, engines, models, search, store, telemetry, tune
 from harness.cli.common import (
     Duration,
     at_levels,
@@ -19,13 +21,18 @@ from harness.cli.common import (
     refuse_in_vain,
     reports_option,
     say,
+    simulated_profile,
     spoiled,
     untrusted,
     write_report,
 )
 from harness.errors import UsageError
-from harness.records import ClosedLoop
-from harness.report import text
+from harness.records import ClosedLoop, GpuProfile, ModelEntry, ModelFiles, Scenario
+from harness.report import text_study
+from harness.store import RunFolder
+
+PRECISION = "bf16"
+"""Of weights as they come, which vLLM takes over."""
 
 
 @cli.command("tune")
@@ -33,9 +40,34 @@ from harness.report import text
 @machine_options
 @load_options
 @reports_option
-@click.option("--objective", default="balanced", show_default=True, help="balanced, throughput or latency.")
+@click.option(
+    "--engine",
+    type=click.Choice(["vllm", tune.SIMULATED]),
+    default="vllm",
+    show_default=True,
+    help="simulated: no GPU and no vLLM is needed, and nothing that comes of it is a measurement.",
+)
+@click.option(
+    "--objective",
+    help="balanced, throughput, latency or latency:ttft:p95, goodput; several with commas: their front is told. "
+    "Default: balanced, or goodput with --slo.",
+)
+@click.option("--slo", "slos", multiple=True, metavar="LIMIT", help="For goodput: 'ttft:p95<500ms'; repeatable.")
 @click.option("--trials", type=click.IntRange(1), help="Candidates besides the baseline.")
-@click.option("--budget", type=Duration(), help="No trial is begun that would not end within this time: 45m, 2h.")
+@click.option("--budget", type=Duration(), help="Time for all of it, defence and report included: 45m, 2h.")
+@click.option(
+    "--allow",
+    "allowed",
+    type=click.Choice(sorted(search.ALLOWABLE)),
+    multiple=True,
+    help="Search this too; repeatable. " + "; ".join(f"{name}: {told}" for name, told in search.ALLOWABLE.items()),
+)
+@click.option(
+    "--no-defence",
+    "is_quick",
+    is_flag=True,
+    help="Take the best of the search at its word: quick, and too good on average.",
+)
 @click.option("--scenario", "scenario_name", default="concurrent", show_default=True, help="Name or TOML file.")
 @click.option("--resume", "resumed", metavar="RUN", help="Go on with an interrupted run.")
 def tune_command(
@@ -49,9 +81,13 @@ def tune_command(
     repeats: int | None,
     seed: int,
     out: Path,
-    objective: str,
+    engine: str,
+    objective: str | None,
+    slos: tuple[str, ...],
     trials: int | None,
     budget: float | None,
+    allowed: tuple[str, ...],
+    is_quick: bool,
     scenario_name: str,
     resumed: str | None,
 ) -> int:
@@ -68,44 +104,95 @@ def tune_command(
             say=say,
         )
     else:
-        profile = profile_for(gpu)
-        scenario = config.scenario(scenario_name, is_cpu=profile.is_cpu)
-        if not isinstance(scenario.load, ClosedLoop):
-            raise UsageError(f"{scenario.name} is no load of users", hint="harness tune needs a closed loop")
-        levels = users or (profile.search.users if len(scenario.load.users) > 1 else scenario.load.users)
-        tune.objective_named(objective, levels)
-        name = model_name or profile.default_model
-        entry = models.entry(name)
-        plan = tune.Plan(
-            profile=profile,
-            model=entry,
-            files=files_for(name, vllm_python=vllm_python, needs_vllm=True),
-            scenario=at_levels(scenario, levels),
-            users=levels,
-            repeats=repeats or profile.search.repeats,
-            objective=objective,
-            trials=trials if trials is not None or budget is not None else profile.search.trials,
+        is_simulated = engine == tune.SIMULATED
+        profile = simulated_profile(gpu) if is_simulated else profile_for(gpu)
+        plan = plan_for(
+            profile,
+            models.entry(model_name or profile.default_model),
+            scenario=config.scenario(scenario_name, is_cpu=profile.is_cpu),
+            users=users,
+            repeats=repeats,
+            objective=objective or ("goodput" if slos else "balanced"),
+            slos=slos,
+            trials=trials,
             budget_s=budget,
-            vllm_python=str(engines.find_vllm(vllm_python).python),
+            allowed=allowed,
+            is_defended=not is_quick,
+            engine=engine,
+            vllm_python=vllm_python,
             seed=seed,
         )
         folder = tune.run(plan, results=results, say=say)
+    return told_study(folder, results=results, out=out, is_json=is_json)
+
+
+def plan_for(
+    profile: GpuProfile,
+    model: ModelEntry,
+    *,
+    scenario: Scenario,
+    users: tuple[int, ...] | None,
+    repeats: int | None,
+    trials: int | None,
+    budget_s: float | None,
+    vllm_python: str | None,
+    engine: str,
+    allowed: tuple[str, ...],
+    **asked: Any,
+) -> tune.Plan:
+    """What the options ask for. Raises: UsageError for what cannot be, before anything is fetched or launched."""
+    if not isinstance(scenario.load, ClosedLoop):
+        raise UsageError(f"{scenario.name} is no load of users", hint="harness tune needs a closed loop")
+    levels = users or (profile.search.users if len(scenario.load.users) > 1 else scenario.load.users)
+    tune.refuse_unmeasurable(tune.objectives_named(asked["objective"], levels, slos=asked["slos"]), scenario)
+    demand = search.demand_of(scenario, most_users=max(levels), prompt_tokens=None)
+    search.refuse_unfit(profile, model.shape, PRECISION, demand=demand, allow=allowed)
+    is_simulated = engine == tune.SIMULATED
+    plan = tune.Plan(
+        profile=profile,
+        model=model,
+        files=(
+            ModelFiles(model=model.name, vllm_precision=PRECISION, is_synthetic=True)
+            if is_simulated
+            else files_for(model.name, vllm_python=vllm_python, needs_vllm=True)
+        ),
+        scenario=at_levels(scenario, levels),
+        users=levels,
+        repeats=repeats or profile.search.repeats,
+        trials=trials if trials is not None or budget_s is not None else profile.search.trials,
+        budget_s=budget_s,
+        allowed=allowed,
+        engine=engine,
+        vllm_python=None if is_simulated else str(engines.find_vllm(vllm_python).python),
+        is_card_shared=not is_simulated and not profile.is_cpu and bool(telemetry.strangers_note()),
+        **asked,
+    )
+    return plan if repeats else msgspec.structs.replace(plan, repeats=tune.repeats_for(plan))
+
+
+def told_study(folder: RunFolder, *, results: Path, out: Path, is_json: bool) -> int:
+    """Writes the page, prints what came of the study, and gives the exit code."""
     page = write_report(folder, out)
     run, all_trials, cells = folder.run(), folder.trials(), folder.cells()
     preset = run.preset
     assert preset is not None
-    path = config.preset_path(results, gpu=run.gpu, model=run.model)
+    path = tune.preset_file(results, gpu=run.gpu, model=run.model, is_simulated=preset.is_simulated)
     error = untrusted(cells)
     document = {
         "run": run.id,
+        "is_simulated": preset.is_simulated,
         "cells": [cell_answer(cell) for cell in cells],
         "trials": all_trials,
         "baseline": {"flags": all_trials[0].flags},
         "best": {"flags": preset.flags, "is_default": preset.is_default, "objective": preset.ratio},
+        "front": run.front,
+        "defence": run.defence,
+        "notes": run.notes,
         "preset": str(path),
         "report": str(page),
     }
-    lines = [text.trials_table(all_trials), text.serve_line(run), f"preset: {path}", f"report: {page}"]
+    told = text_study.study_text(run, all_trials, folder.defence())
+    lines = [told, f"preset: {path}", f"report: {page}"]
     closing(document, error, is_json=is_json, lines=lines)
     return spoiled(error)
 

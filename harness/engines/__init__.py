@@ -9,15 +9,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from harness.engines import modules, ollama, vllm
+from harness.engines import modules, ollama, simulated, vllm
 from harness.engines.attach import attached
 from harness.engines.failures import failure
-from harness.engines.flags import Install, check_known, known_flags, violations
+from harness.engines.flags import Install, check_known, flag_schema, known_flags, names_only, violations
 from harness.engines.ollama import find as find_ollama
 from harness.engines.running import Engine
 from harness.engines.vllm import find as find_vllm
 from harness.errors import UsageError
-from harness.records import LaunchSpec
+from harness.records import KnownFlag, LaunchSpec
+from harness.simulation import Machine
+from harness.simulation.settings import MODELLED as SIMULATED_FLAGS
 
 __all__ = [
     "LAUNCH",
@@ -26,6 +28,7 @@ __all__ = [
     "failure",
     "find_ollama",
     "find_vllm",
+    "flags_of",
     "known_flags",
     "launched",
     "refuse_unknown_flags",
@@ -46,14 +49,26 @@ def refuse_unknown_flags(spec: LaunchSpec) -> None:
     check_known(spec.flags, known_flags(install), install=install)
 
 
-def launched(spec: LaunchSpec, *, log: Path) -> AbstractContextManager[Engine]:
+def flags_of(spec: LaunchSpec) -> dict[str, KnownFlag]:
+    """Every flag that the vLLM of `spec` takes, by name. Raises: EngineNotFound, EngineCrashed."""
+    if spec.engine == "simulated":
+        return names_only(SIMULATED_FLAGS)
+    return flag_schema(find_vllm(spec.program))
+
+
+def launched(spec: LaunchSpec, *, log: Path, machine: Machine | None = None) -> AbstractContextManager[Engine]:
     """An engine that answers, for the length of a `with` block; after it none of its processes is left.
 
     With `spec.url` it is the server that runs there, which stays as it is, and no log is written.
+    Args:   machine: where a simulated engine is launched; the next one finds its clock and its compiled code there.
+            None: a fresh one.
     Raises: EngineError, by what went wrong.  UsageError: there is no such engine.
     """
     if spec.url is not None:
         return attached(spec, url=spec.url)
+    if spec.engine == "simulated":
+        return simulated.launched(spec, log=log, machine=machine)
     if spec.engine not in LAUNCH:
-        raise UsageError(f"there is no engine {spec.engine!r}", hint=f"choose one of {', '.join(LAUNCH)}")
+        known = ", ".join([*LAUNCH, "simulated"])
+        raise UsageError(f"there is no engine {spec.engine!r}", hint=f"choose one of {known}")
     return LAUNCH[spec.engine](spec, log=log)

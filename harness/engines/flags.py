@@ -14,7 +14,7 @@ import msgspec
 
 from harness.config import cache_folder
 from harness.errors import EngineBadFlag, EngineCrashed
-from harness.records import Flags, FlagValue
+from harness.records import Flags, FlagValue, KnownFlag
 
 ENTRY: Final = "vllm.entrypoints.openai.api_server"
 """The `vllm` command of the CPU build does not start, because it looks for the distribution "vllm"; this does."""
@@ -22,6 +22,10 @@ HELP_TIMEOUT_S: Final = 180.0
 OPTION_LINE: Final = re.compile(r"^  (-.*?)(?:  |$)", re.MULTILINE)
 """Where the help defines flags; the descriptions, two spaces on, name flags too, also ones that are gone."""
 OPTION: Final = re.compile(r"(?<![\w-])--([a-zA-Z][\w-]*)")
+PROBE: Final = Path(__file__).with_name("probe_flags.py")
+"""Runs in vLLM's interpreter; nothing of ours is imported there."""
+TOLD: Final = "flags of this vLLM: "
+"""How the line of its answer begins, among whatever else is printed."""
 SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -64,16 +68,60 @@ def known_flags(install: Install, *, cache: Path | None = None) -> frozenset[str
     Args:     cache: folder of the kept answers. None: the user's cache folder.
     Raises:   EngineCrashed: it cannot even print its help.
     """
-    key = hashlib.sha256(f"{install.python.absolute()} {install.version}".encode()).hexdigest()[:16]
-    kept = (cache or cache_folder() / "flags") / f"{key}.json"
+    kept = _kept_answer(install, "names", cache)
     if kept.is_file():
         return frozenset(msgspec.json.decode(kept.read_bytes(), type=list[str]))
     found = _asked_flags(install)
+    _keep(kept, sorted(found))
+    return found
+
+
+def flag_schema(install: Install, *, cache: Path | None = None) -> dict[str, KnownFlag]:
+    """Every flag of this vLLM with what it takes, by name, from its own argparse.
+
+    A vLLM whose parser cannot be reached is asked for its help instead, which names the flags and no more.
+    Args:     cache: folder of the kept answers. None: the user's cache folder.
+    Raises:   EngineCrashed: it cannot even print its help.
+    """
+    kept = _kept_answer(install, "schema", cache)
+    if kept.is_file():
+        found = msgspec.json.decode(kept.read_bytes(), type=list[KnownFlag])
+    else:
+        found = _asked_schema(install)
+        if not found:
+            return names_only(known_flags(install, cache=cache))
+        _keep(kept, found)
+    return {flag.name: flag for flag in found}
+
+
+def names_only(names: Collection[str]) -> dict[str, KnownFlag]:
+    """The schema of an engine of whose flags only the names are known."""
+    plain = {name for name in names if not (name.startswith("no-") and name.removeprefix("no-") in names)}
+    return {name: KnownFlag(name=name, kind="") for name in sorted(plain)}
+
+
+def _asked_schema(install: Install) -> list[KnownFlag]:
+    """Empty where the parser could not be reached."""
+    answer = _answer([str(install.python), str(PROBE), ENTRY], title=install.title)
+    told = [line.removeprefix(TOLD) for line in answer.stdout.splitlines() if line.startswith(TOLD)]
+    if not told:
+        return []
+    try:
+        return msgspec.json.decode(told[-1], type=list[KnownFlag])
+    except msgspec.DecodeError:
+        return []
+
+
+def _kept_answer(install: Install, what: str, cache: Path | None) -> Path:
+    key = hashlib.sha256(f"{install.python.absolute()} {install.version}".encode()).hexdigest()[:16]
+    return (cache or cache_folder() / "flags") / (f"{key}.json" if what == "names" else f"{key}-{what}.json")
+
+
+def _keep(kept: Path, answer: object) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     fresh = kept.with_suffix(f".{os.getpid()}")
-    fresh.write_bytes(msgspec.json.encode(sorted(found)))
+    fresh.write_bytes(msgspec.json.encode(answer))
     fresh.replace(kept)  # in one step: another harness may read it now
-    return found
 
 
 def _asked_flags(install: Install) -> frozenset[str]:

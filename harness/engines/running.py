@@ -1,13 +1,13 @@
 """A running engine, as the rest of the harness sees it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.engines.failures import failure
 from harness.engines.process import ProcessGroup
 from harness.errors import EngineError
-from harness.records import EngineFacts, Flags
+from harness.records import EngineFacts, Flags, LoadJob, LoadResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class Engine:
     """A server that answers, with what it takes to speak to it and to say what it is."""
 
     name: str
-    """"vllm", "ollama", "llamacpp" or "reference"."""
+    """"vllm", "ollama", "llamacpp", "reference" or "simulated"."""
     title: str
     """For people: "vLLM 0.32.0"."""
     version: str
@@ -38,6 +38,15 @@ class Engine:
     """Requests that it works on at a time. None: not a thing this engine has, or not known."""
     weights_bytes: int | None = None
     """Size of the weights' files. None: they are not files that we can see."""
+    drive: Callable[[LoadJob], LoadResult] | None = None
+    """Puts a cell's load on it, in virtual time. None: it is a server, and Locust does that."""
+    clock: Callable[[], float] | None = None
+    """The virtual clock, in seconds. None: its time is everybody's."""
+
+    @property
+    def is_simulated(self) -> bool:
+        """No engine runs: its figures come from a simulation."""
+        return self.drive is not None
 
     @property
     def pid(self) -> int | None:
@@ -78,7 +87,8 @@ class Engine:
             slots=self.slots,
             weights_bytes=self.weights_bytes,
             log=self.log.name if self.log is not None else "",
-            launch_s=None if self.process is None else self.launch_s,
+            launch_s=self.launch_s if self.process is not None or self.is_simulated else None,
+            is_simulated=self.is_simulated,
         )
 
 

@@ -5,7 +5,18 @@ One way through them: `Scenario` + `LaunchSpec` → `LoadJob` → `RequestRecord
 """
 
 from harness.records.base import Flags, FlagValue, Record
-from harness.records.catalog import GpuProfile, LaunchSpec, ModelEntry, ModelFiles, ModelShape, SearchSpace, Target
+from harness.records.catalog import (
+    CrashRegion,
+    GpuProfile,
+    KnownFlag,
+    LaunchSpec,
+    ModelEntry,
+    ModelFiles,
+    ModelShape,
+    SearchSpace,
+    Simulation,
+    Target,
+)
 from harness.records.cells import Cell, CellState, Estimate, Metric
 from harness.records.comparisons import Comparison, Manifest, SideManifest, Tier, Verdict
 from harness.records.loads import (
@@ -22,13 +33,24 @@ from harness.records.loads import (
     TraceLine,
     Workload,
 )
-from harness.records.requests import ClientHealth, RequestRecord
+from harness.records.requests import ClientHealth, LoadResult, RequestRecord
 from harness.records.runs import Calibration, EngineFacts, Host, Run, RunState
-from harness.records.search import Outcome, Preset, Trial
+from harness.records.search import (
+    Asked,
+    Defence,
+    DefenceLaunch,
+    Judged,
+    Ladder,
+    Outcome,
+    Preset,
+    PresetFigure,
+    Trial,
+)
 from harness.records.service import Capacity, CapacityStep, Slo
-from harness.records.telemetry import EngineMetric, ProcessReading, TelemetrySample, TelemetrySummary
+from harness.records.telemetry import EngineMetric, PowerCap, ProcessReading, TelemetrySample, TelemetrySummary
 
 __all__ = [
+    "Asked",
     "Calibration",
     "Capacity",
     "CapacityStep",
@@ -37,6 +59,9 @@ __all__ = [
     "ClientHealth",
     "ClosedLoop",
     "Comparison",
+    "CrashRegion",
+    "Defence",
+    "DefenceLaunch",
     "EngineFacts",
     "EngineMetric",
     "Estimate",
@@ -45,10 +70,14 @@ __all__ = [
     "Fleet",
     "GpuProfile",
     "Host",
+    "Judged",
+    "KnownFlag",
+    "Ladder",
     "LaunchSpec",
     "Level",
     "Load",
     "LoadJob",
+    "LoadResult",
     "LoadShare",
     "Manifest",
     "Metric",
@@ -57,7 +86,9 @@ __all__ = [
     "ModelShape",
     "OpenLoop",
     "Outcome",
+    "PowerCap",
     "Preset",
+    "PresetFigure",
     "ProcessReading",
     "Record",
     "Replay",
@@ -68,6 +99,7 @@ __all__ = [
     "Scenario",
     "SearchSpace",
     "SideManifest",
+    "Simulation",
     "Slo",
     "Target",
     "TelemetrySample",

@@ -1,6 +1,6 @@
 """What is measured on, and what with: cards, models, targets, and how an engine is launched."""
 
-from harness.records.base import Flags, Record
+from harness.records.base import Flags, FlagValue, Record
 
 
 class SearchSpace(Record, frozen=True, kw_only=True):
@@ -9,6 +9,8 @@ class SearchSpace(Record, frozen=True, kw_only=True):
     max_num_batched_tokens: tuple[int, ...]
     max_num_seqs: tuple[int, ...]
     max_model_len: tuple[int, ...]
+    gpu_memory_utilization: tuple[float, ...] = (0.95,)
+    """Shares of the card's memory to try besides vLLM's own; only searched where the KV cache is short of room."""
     users: tuple[int, ...] = (1, 5, 10, 50, 100)
     """Levels that each candidate is measured at."""
     repeats: int = 3
@@ -33,6 +35,8 @@ class GpuProfile(Record, frozen=True, kw_only=True):
     """The same in fp16 with 16-bit accumulation, which llama.cpp uses. None: no faster than `flops_bf16`."""
     flops_int8: float | None = None
     """The same in 8-bit integers, in which llama.cpp multiplies quantised weights. None: the card has no such units."""
+    boost_hz: float | None = None
+    """Rated clock of the multiprocessors that the figures of arithmetic are at. None: not published."""
     cache_bytes: int | None = None
     """Last-level cache: so much may still be there from the step before. None: not published."""
     pcie: str = ""
@@ -48,6 +52,19 @@ class GpuProfile(Record, frozen=True, kw_only=True):
     """Flags that every vLLM launch on this card gets, the baseline included."""
     vllm_env: dict[str, str] = {}
     is_cpu: bool = False
+
+
+class KnownFlag(Record, frozen=True, kw_only=True):
+    """One flag that an installed engine takes, as its own command line defines it."""
+
+    name: str
+    """Without dashes. A switch stands under its positive name only."""
+    kind: str
+    """"bool", "int", "float", "json" or "str"; "" where the engine could only be asked for names."""
+    choices: tuple[FlagValue, ...] = ()
+    """All values that it takes. Empty: any of its kind."""
+    default: FlagValue | None = None
+    """None: worked out at the start, or no single value."""
 
 
 class ModelShape(Record, frozen=True, kw_only=True):
@@ -124,6 +141,41 @@ class Target(Record, frozen=True, kw_only=True):
     model: str | None = None
 
 
+class CrashRegion(Record, frozen=True, kw_only=True):
+    """Settings with which a simulated engine dies under load."""
+
+    flags: dict[str, int]
+    """It dies where each of these, as the engine resolved it, is at least so large,"""
+    users: int = 1
+    """and so many sequences are in one step."""
+    log_text: str
+    """What its log says then."""
+
+    def holds(self, resolved: Flags) -> bool:
+        """Whether an engine of these settings is in the region."""
+        return all(
+            isinstance(value := resolved.get(name), int) and value >= least for name, least in self.flags.items()
+        )
+
+
+class Simulation(Record, frozen=True, kw_only=True):
+    """What a simulated engine is made of: a card, a model, and how uneven both are."""
+
+    profile: GpuProfile
+    shape: ModelShape
+    seed: int = 1
+    """The same seed gives the same records."""
+    launch_noise_ratio: float = 0.01
+    """Standard deviation of a launch's speed, by which all its cells are faster or slower,"""
+    cell_noise_ratio: float = 0.005
+    """of a cell's,"""
+    step_noise_ratio: float = 0.03
+    """and of a step's."""
+    drift_ratio_per_hour: float = 0.0
+    """By so much steps become slower, as on a card that gets warm."""
+    crashes: tuple[CrashRegion, ...] = ()
+
+
 class LaunchSpec(Record, frozen=True, kw_only=True):
     """All that is needed to start an engine, or to speak to one that already runs."""
 
@@ -145,3 +197,5 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     slots: int = 1
     """Parallel slots of llama.cpp and Ollama. 1 is what Ollama gives by default."""
     ready_timeout_s: float = 900.0
+    simulation: Simulation | None = None
+    """Of the engine "simulated". None: a real one."""

@@ -78,3 +78,5 @@ class Cell(Record, frozen=True, kw_only=True):
     """What the data sheet allows, by metric: at most so many `output_tok_s`, at least such a `ttft_s` and `itl_s`."""
     requests_file: str = ""
     """Relative to the run folder."""
+    is_simulated: bool = False
+    """No engine ran: the figures come from a simulation."""

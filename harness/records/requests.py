@@ -34,6 +34,9 @@ class RequestRecord(Record, frozen=True, kw_only=True):
 
     turn: int = 0
     """Which turn of its conversation it was, from 0."""
+    connect_s: float | None = None
+    """How long it waited, before `sent_s`, for a new connection because the server had closed the one before: in a
+    closed loop that is in no latency. None: the connection stood."""
 
     @property
     def began_s(self) -> float:
@@ -94,3 +97,14 @@ class ClientHealth(Record, frozen=True, kw_only=True):
     clock_error_s: float | None = None
     """How far off the clock of another machine may be on which a part of the load ran. None: all ran on this one."""
     processes: int = 1
+
+
+class LoadResult(Record, frozen=True, kw_only=True):
+    """What one cell's load came to."""
+
+    records: tuple[RequestRecord, ...]
+    """All requests of all users, warm-up and failures included, in the order in which they ended."""
+    health: ClientHealth | None
+    """None: there was trouble."""
+    trouble: str = ""
+    """What happened to our own client, so that the records are not all there: no figure may come from them."""

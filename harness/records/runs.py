@@ -5,7 +5,7 @@ from enum import StrEnum
 from harness.records.base import Flags, Record
 from harness.records.comparisons import Comparison, Manifest
 from harness.records.loads import Scenario
-from harness.records.search import Preset
+from harness.records.search import Asked, Defence, Preset
 from harness.records.service import Capacity
 
 
@@ -48,6 +48,8 @@ class EngineFacts(Record, frozen=True, kw_only=True):
     block: int = 1
     log: str = ""
     launch_s: float | None = None
+    is_simulated: bool = False
+    """No engine ran: all that it did was computed, on a virtual clock."""
 
 
 class Host(Record, frozen=True, kw_only=True):
@@ -64,6 +66,8 @@ class Host(Record, frozen=True, kw_only=True):
     gpu_memory_bytes: int | None = None
     gpu_power_limit_w: float | None = None
     """What the driver lets the card draw."""
+    gpu_default_power_limit_w: float | None = None
+    """What its maker set. None: it does not tell."""
 
 
 class RunState(StrEnum):
@@ -97,8 +101,14 @@ class Run(Record, frozen=True, kw_only=True):
     engines: tuple[EngineFacts, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     objective: str = ""
+    asked: Asked | None = None
+    """What a search was to do. None: nothing was searched, or by an early version."""
     preset: Preset | None = None
     """The winner of a search, or the settings that the candidate of a comparison ran with."""
+    defence: Defence | None = None
+    """How the winner of a search was defended. None: it was not."""
+    front: tuple[int, ...] = ()
+    """With several objectives: the trials that no other one beats in all of them. Empty: there is one objective."""
     manifest: Manifest | None = None
     """None: nothing was compared."""
     capacity: Capacity | None = None
@@ -109,3 +119,5 @@ class Run(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     """What a reader must know: simulated parts, one launch per side, a machine without a GPU."""
     error: str = ""
+    is_simulated: bool = False
+    """At least one of its engines was simulated: what comes from that says nothing of any real card."""

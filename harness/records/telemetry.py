@@ -38,11 +38,13 @@ class TelemetrySample(Record, frozen=True, kw_only=True):
     gpu_memory_clock_hz: float | None = None
     gpu_utilization_ratio: float | None = None
     gpu_throttle: tuple[str, ...] = ()
-    """Why the clocks were held down, in NVML's words; being idle is no such reason. Empty too where it does not say."""
+    """Why the clocks were held down, in NVML's words, and of `PowerCap` in its own; being idle is no such reason.
+    Empty too where it does not say."""
     gpu_pcie: str | None = None
     """ "gen4 x16": the link as it is now."""
-    gpu_foreign_pids: tuple[int, ...] = ()
-    """Programs on the card that are not the engine's. Empty too where its own are not seen, as in a container."""
+    gpu_foreign_pids: tuple[int, ...] | None = None
+    """Programs on the card that are not the engine's. None: it cannot be told, as where NVML does not show the
+    engine's own, in a container."""
     engine: dict[str, float] = {}
     """The engine's own metrics, under the names of `EngineMetric`."""
 
@@ -66,6 +68,16 @@ class EngineMetric(StrEnum):
     """Counter."""
 
 
+class PowerCap(StrEnum):
+    """Words in `TelemetrySample.gpu_throttle` for a card that drew all the power it may."""
+
+    USUAL = "the card's usual power limit"
+    """What its maker set: how a card runs that has enough to do."""
+    LOWERED = "a power limit set below the card's usual one"
+    UNKNOWN = "software power cap"
+    """NVML does not tell the limits, or the run is of before they were read."""
+
+
 class TelemetrySummary(Record, frozen=True, kw_only=True):
     """The samples of one cell's window; None: not known here, as on a machine without a GPU."""
 
@@ -81,11 +93,13 @@ class TelemetrySummary(Record, frozen=True, kw_only=True):
     """Of the whole card, per output token of the window."""
     gpu_clock_mean_hz: float | None = None
     gpu_clock_min_hz: float | None = None
+    gpu_clock_max_hz: float | None = None
     gpu_temperature_max_c: float | None = None
     throttle: dict[str, float] = {}
     """Share of the samples by reason, 0 to 1."""
     gpu_pcie: str | None = None
-    foreign_pids: tuple[int, ...] = ()
+    foreign_pids: tuple[int, ...] | None = None
+    """None: it cannot be told, or there is no card."""
     running_mean: float | None = None
     waiting_mean: float | None = None
     waiting_max: float | None = None

@@ -9,24 +9,31 @@ from pathlib import Path
 
 from harness import config
 from harness.errors import ResultsUnreadable
-from harness.records import Cell, Run, Target, Trial
+from harness.records import Cell, DefenceLaunch, Run, Target, Trial
 from harness.report import html, view, words
 
 __all__ = ["index", "render"]
 
 
 def render(
-    run: Run, cells: Sequence[Cell], trials: Sequence[Trial], *, out: Path, targets: Sequence[Target] | None = None
+    run: Run,
+    cells: Sequence[Cell],
+    trials: Sequence[Trial],
+    *,
+    launches: Sequence[DefenceLaunch] = (),
+    out: Path,
+    targets: Sequence[Target] | None = None,
 ) -> Path:
     """Writes out/<run id>.html, lists it in out/index.html, and returns the page's path.
 
-    Args:     targets: rows of targets.toml. None: those of this installation.
+    Args:     launches: of the defence of a search's winner.
+              targets: rows of targets.toml. None: those of this installation.
     Raises:   ResultsUnreadable: an id that is no file name. UsageError: `out` cannot be written.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run.id) or run.id == "index":
         raise ResultsUnreadable(f"{run.id!r} is no id of a run", hint="mend `id` in the run's run.json")
     rows = config.targets() if targets is None else targets
-    page = view.page(run, cells, trials, targets=rows)
+    page = view.page(run, cells, trials, launches=launches, targets=rows)
     path = html.write(page, out / f"{run.id}.html")
     index(out)
     return path

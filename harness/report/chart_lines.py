@@ -1,6 +1,7 @@
 """A metric over the load, drawn as a line per server, with the ceilings that none can pass."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,13 +18,19 @@ LINE_SIZE_PT: Final = (360.0, 260.0)
 MARGIN_PT: Final = 44.0
 LEGEND_LINE_PT: Final = 14.0
 LABEL_GAP_PT: Final = 11.0
+USUAL_LINES: Final = 4
+"""Of a legend; more make the chart higher, not the plot lower."""
+LEGEND_LETTERS: Final = 52
+"""In a line of the legend; the reader's font may be wider than the one that is measured with."""
 CEILING_DASH: Final = (0, (0.9, 2.4))
 
 
 def draw_lines(chart: LineChart) -> Figure:
     """One line per series, its bars over the repeats, its last value written at its end."""
     width, height = LINE_SIZE_PT
-    legend_pt = LEGEND_LINE_PT * (len(chart.series) + bool(chart.ceilings)) + 4
+    lines = sum(len(wrapped(one.label)) for one in chart.series) + bool(chart.ceilings)
+    height += LEGEND_LINE_PT * max(lines - USUAL_LINES, 0)
+    legend_pt = LEGEND_LINE_PT * lines + 4
     figure = Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH))
     top = 1 - (legend_pt + 16) / height
     axes = figure.add_axes((MARGIN_PT / width, 34 / height, (width - 2 * MARGIN_PT) / width, top - 34 / height))
@@ -140,7 +147,7 @@ def draw_legend(figure: Figure, chart: LineChart) -> None:
     limits = [Line2D([], [], color=MUTED, linestyle=CEILING_DASH, linewidth=1.3)] if chart.ceilings else []
     figure.legend(
         [*measured, *limits],
-        [*(printable(one.label) for one in chart.series), *(["ceiling of each"] if chart.ceilings else [])],
+        [*("\n".join(wrapped(one.label)) for one in chart.series), *(["ceiling of each"] if chart.ceilings else [])],
         loc="upper left",
         bbox_to_anchor=(0.0, 1.0),
         frameon=False,
@@ -149,6 +156,11 @@ def draw_legend(figure: Figure, chart: LineChart) -> None:
         borderpad=0,
         labelspacing=0.45,
     )
+
+
+def wrapped(label: str) -> list[str]:
+    """A series' name in lines that end inside the chart."""
+    return textwrap.wrap(printable(label), LEGEND_LETTERS, break_long_words=True) or [""]
 
 
 def write_last_values(axes: Axes, chart: LineChart) -> None:

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
+from harness.report.chart_ratio import ends, label_ratios
 from harness.report.chart_style import BAND, INK, LOOK_COLOURS, MUTED, PAPER, POINTS_PER_INCH, printable
 from harness.report.page_charts import TrialChart, TrialMark
 
@@ -18,6 +19,10 @@ NAME_PT: Final = 34.0
 PLOT_PT: Final = 330.0
 HEAD_PT: Final = 46.0
 FOOT_PT: Final = 34.0
+MOST_LETTERS: Final = 13
+"""Of a value in its column."""
+LEAST: Final = 1.1
+"""The axis reaches at least from 1/1.1 to 1.1."""
 
 
 def draw_trials(chart: TrialChart) -> Figure:
@@ -38,51 +43,14 @@ def draw_trials(chart: TrialChart) -> Figure:
 
 
 def ratio_axis(axes: Axes, marks: Sequence[TrialMark]) -> None:
-    """Logarithmic, so that twice as fast and half as fast are equally far from 1."""
-    known = [one.objective for one in marks if one.objective and one.objective[0] > 0]
-    low = min([0.9, *(one[0] / 1.04 for one in known)])
-    high = max([1.1, *(one[2] * 1.04 for one in known)])
+    """What all intervals fit on."""
+    low, high = ends((bound for one in marks if one.objective for bound in one.objective), least=LEAST)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    steps = (
-        0.01,
-        0.02,
-        0.05,
-        0.1,
-        0.2,
-        0.5,
-        0.6,
-        0.7,
-        0.8,
-        0.9,
-        1.0,
-        1.1,
-        1.25,
-        1.5,
-        2.0,
-        3.0,
-        5.0,
-        10.0,
-        20.0,
-        50.0,
-        100.0,
-    )
-    axes.xaxis.set_major_locator(FixedLocator(spaced([step for step in steps if low <= step <= high], low, high)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    label_ratios(axes.xaxis, low, high, most=9)
     axes.grid(visible=True, axis="x", zorder=0)
     axes.set_axisbelow(True)
     axes.set_xlabel("objective, as a ratio to the defaults", loc="left", labelpad=3)
-
-
-def spaced(steps: Sequence[float], low: float, high: float) -> list[float]:
-    """The steps whose labels do not touch; 1 always stays."""
-    room = math.log(high / low) / 9
-    kept = [1.0]
-    for step in sorted(steps, key=lambda step: abs(math.log(step))):
-        if all(abs(math.log(step / other)) >= room for other in kept):
-            kept.append(step)
-    return sorted(kept)
 
 
 def draw_mark(axes: Axes, row: int, mark: TrialMark) -> None:
@@ -146,7 +114,7 @@ def write_flags(figure: Figure, chart: TrialChart, *, width_pt: float) -> None:
         write(22, middle_pt, mark.name, va="center", ha="right", weight=weight)
         for column, value in enumerate(mark.values):
             at_pt = NAME_PT + FLAG_PT * (column + 1) - 14
-            text = value if len(value) <= 11 else f"{value[:10]}…"
+            text = value if len(value) <= MOST_LETTERS else f"{value[: MOST_LETTERS - 1]}…"
             write(at_pt, middle_pt, text, va="center", ha="right", weight=weight)
 
 

@@ -15,12 +15,14 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from harness.report.chart_front import draw_front
 from harness.report.chart_launches import draw_launches
 from harness.report.chart_lines import draw_lines
+from harness.report.chart_progress import draw_progress
 from harness.report.chart_shares import draw_shares
-from harness.report.chart_style import DEFAULTS, STYLE, VARIABLES, printable
+from harness.report.chart_style import DEFAULTS, GRID, POINTS_PER_INCH, STYLE, VARIABLES, printable
 from harness.report.chart_trials import draw_trials
-from harness.report.page_charts import Chart, LaunchChart, LineChart, ShareChart
+from harness.report.page_charts import Chart, FrontChart, LaunchChart, LineChart, ProgressChart, ShareChart, TrialChart
 
 SVG: Final = "http://www.w3.org/2000/svg"
 XLINK: Final = "http://www.w3.org/1999/xlink"
@@ -30,16 +32,34 @@ ET.register_namespace("xlink", XLINK)
 NO_METADATA: Final = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def svg(chart: Chart) -> str:
-    """The chart as one <svg> element with title and description."""
+def svg(chart: Chart, mark: str = "") -> str:
+    """The chart as one <svg> element with title and description.
+
+    Args:  mark: what must be read with it wherever it is copied to, as "simulated"; stands across the drawing.
+    """
     with mpl.rc_context(), warnings.catch_warnings():
         # Characters that matplotlib's own font lacks are drawn by the reader's browser.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         mpl.rcParams.update(DEFAULTS | STYLE)
         figure = drawn(chart)
+        if mark:
+            stamp(figure, mark)
         sink = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(sink, metadata=NO_METADATA)  # type: ignore[no-untyped-call]
-    return inline(sink.getvalue(), name=chart.name, title=chart.title, description=chart.description)
+    return inline(sink.getvalue(), name=chart.name, title=marked(chart.title, mark), description=chart.description)
+
+
+def marked(title: str, mark: str) -> str:
+    """The title with the mark behind it."""
+    return f"{title} ({mark})" if mark else title
+
+
+def stamp(figure: Figure, mark: str) -> None:
+    """The mark in large, pale letters behind the plot."""
+    box = figure.axes[0].get_position()
+    size = min(34.0, box.width * figure.get_figwidth() * POINTS_PER_INCH / len(mark))
+    across, up = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    figure.text(across, up, mark.upper(), fontsize=size, color=GRID, ha="center", va="center", weight="bold", zorder=-1)
 
 
 def drawn(chart: Chart) -> Figure:
@@ -51,7 +71,11 @@ def drawn(chart: Chart) -> Figure:
             return draw_launches(chart)
         case ShareChart():
             return draw_shares(chart)
-        case _:
+        case ProgressChart():
+            return draw_progress(chart)
+        case FrontChart():
+            return draw_front(chart)
+        case TrialChart():
             return draw_trials(chart)
 
 
@@ -104,5 +128,5 @@ def restyled(style: str, *, prefix: str) -> str:
     return re.sub(r"font-family: [^;]+", "font-family: var(--sans)", style)
 
 
-Draw = Callable[[Chart], str]
-"""What turns a chart into markup; tests put the data in its place."""
+Draw = Callable[[Chart, str], str]
+"""What turns a chart and the mark that it bears into markup; tests put the data in its place."""

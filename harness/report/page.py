@@ -14,21 +14,23 @@ from harness.report.page_parts import (
     Fairness,
     FigureTable,
     ScenarioTable,
-    Settings,
     Side,
     Targets,
     Telemetry,
 )
+from harness.report.page_study import Settings
 from harness.report.words import Badge, Shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Banner:
-    """A run that did not end as it should."""
+    """A run that did not end as it should, or whose figures no engine gave."""
 
     tone: str
     title: str
     text: str
+    more: tuple[str, ...] = ()
+    """What else must be known, a sentence or two each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,8 @@ class Page:
     sides: tuple[Side, ...]
     joiner: str
     """Between the sides' names: "against" or "and"."""
+    mark: str
+    """ "simulated", or "partly simulated": stands at every heading of figures. Empty: all was measured."""
     banner: Banner | None
     headline: str
     faults: tuple[str, ...]

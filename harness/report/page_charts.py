@@ -91,4 +91,57 @@ class TrialChart:
     description: str
 
 
-Chart = LineChart | LaunchChart | ShareChart | TrialChart
+@dataclass(frozen=True, kw_only=True)
+class ProgressMark:
+    """One launch of a search in its course."""
+
+    name: str
+    x: float
+    ratio: tuple[float, float, float] | None
+    """Low, value, high. None: it gave no figure."""
+    kind: str
+    """"whole", "stopped", "failed" or "final": the winner, measured again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressChart:
+    """The objective of every launch of a search and the best of them so far, over launches or minutes."""
+
+    name: str
+    title: str
+    x_label: str
+    marks: tuple[ProgressMark, ...]
+    best: tuple[tuple[float, float], ...]
+    """Where the line of the best so far begins a step, and how high."""
+    end: float
+    """Where the search ended."""
+    last: float
+    """Where the study ended."""
+    lowest: float
+    """Down to where it is drawn: what lies below is an arrow at the foot."""
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontMark:
+    """One trial by two objectives; low, value, high of each."""
+
+    name: str
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+    is_front: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontChart:
+    """Two objectives against each other."""
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    marks: tuple[FrontMark, ...]
+    description: str
+
+
+Chart = LineChart | LaunchChart | ShareChart | TrialChart | ProgressChart | FrontChart

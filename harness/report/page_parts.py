@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from harness.records import EngineFacts
-from harness.report.page_charts import LaunchChart, LineChart, ShareChart, TrialChart
+from harness.report.page_charts import LaunchChart, LineChart, ShareChart
 from harness.report.words import Badge, Shown
 
 
@@ -87,7 +87,8 @@ class ComparedRatio:
 
     ratio: Shown
     bar: Bar | None
-    badge: Badge
+    badge: Badge | None
+    """None: that side was not measured at this load."""
     ceiling: str
     """ "at most 45×" where the card's data sheet says so; empty otherwise."""
 
@@ -156,35 +157,6 @@ class ChartGroup:
 
     title: str
     charts: tuple[LineChart, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRow:
-    """One trial in words."""
-
-    number: int
-    badge: Badge
-    objective: Shown
-    bar: Bar | None
-    flags: tuple[str, ...]
-    launch: str
-    wall: str
-    reason: str
-    is_winner: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The settings that were measured, and how they were found."""
-
-    command: str
-    """Ready to copy; empty where no vLLM was started."""
-    notes: tuple[str, ...]
-    facts: tuple[Fact, ...]
-    trials: tuple[TrialRow, ...]
-    trial_notes: tuple[str, ...]
-    chart: TrialChart | None
-    """None: there was no search."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from harness.records import Cell, CellState, Comparison, ModelEntry, Run, Trial
-from harness.report import serve, view_capacity, view_cells, words
+from harness.report import serve, view_capacity, view_cells, view_simulated, words
 from harness.report.figures import estimate_of, level_of, missing, scenario_title
 from harness.report.view_fairness import tier
-from harness.report.view_search import flag_texts, trial_objective
 from harness.report.view_sides import COMPARED, is_synthetic
+from harness.report.view_trials import flag_texts, trial_objective
 from harness.report.words import DASH, duration, si
 
 __all__ = [
@@ -33,7 +33,8 @@ COLUMNS: Final = ("output_tok_s", "ttft_s.p50", "itl_s.p50", "e2e_s.p50")
 
 def cell_line(cell: Cell) -> str:
     """One cell as a progress line: "candidate  concurrent  50 users  block 1 repeat 2  557 tok/s (540–571)  …"."""
-    parts = [cell.role, cell.scenario, words.load(level_of(cell)), view_cells.place(cell)]
+    parts = ["simulated"] if cell.is_simulated else []
+    parts += [cell.role, cell.scenario, words.load(level_of(cell)), view_cells.place(cell)]
     if cell.state is not CellState.FAILED:
         parts += [progress_figure(cell, metric) for metric in PROGRESS if has_metric(cell, metric)]
         parts.append(words.plural(cell.requests, "request"))
@@ -109,6 +110,7 @@ def comparison_table(run: Run) -> str:
     out = [f"{titles.get('candidate', 'candidate')} against {titles.get('baseline', 'baseline')}"]
     if not run.comparisons:
         return f"{out[0]}: nothing has been compared"
+    out += simulated_lines(run)
     out += [one_line(line) for line in manifest_lines(run)]
     against = [role for role in COMPARED if any(row.against == role for row in run.comparisons)]
     for name in dict.fromkeys(row.scenario for row in run.comparisons):
@@ -147,16 +149,17 @@ def comparison_rows(rows: Sequence[Comparison]) -> str:
 def comparison_line(row: Comparison) -> list[str]:
     """One line of the table; the last column says why something is missing or open."""
     badge = words.VERDICTS[row.verdict] if row.ratio else words.NO_RATIO
+    is_absent = row.ratio is None and row.reason.startswith("0 of 0 ")
     return [
         words.load(level_of(row)),
         words.short_metric(row.metric),
         words.measure(row.metric, row.baseline),
         words.measure(row.metric, row.candidate),
         str(words.ratio(row.ratio)),
-        badge.text,
+        words.NOT_MEASURED.text if is_absent else badge.text,
         target_words(row),
         ceiling_words(row),
-        row.reason,
+        "" if is_absent else row.reason,
     ]
 
 
@@ -178,6 +181,18 @@ def ceiling_words(row: Comparison) -> str:
     return ", ".join([*limit, *([row.reach] if row.reach else [])])
 
 
+def simulated_lines(run: Run) -> list[str]:
+    """What must stand above figures that no engine gave; none above those of a measurement."""
+    match view_simulated.mark(run):
+        case "":
+            return []
+        case view_simulated.WHOLE:
+            return ["SIMULATED: no engine ran; nothing here is a measurement."]
+        case _:
+            found = view_simulated.banner(run)
+            return [f"{found.title}: {found.text}"] if found else []
+
+
 def capacity_table(run: Run) -> str:
     """The largest load inside the limits, and every load that was tried."""
     found = view_capacity.capacity_part(run)
@@ -188,25 +203,26 @@ def capacity_table(run: Run) -> str:
         [load, requests, *(str(one) for one in shares), badge.text, reason]
         for load, requests, shares, badge, reason in found.steps
     ]
-    return "\n".join([view_capacity.headline(run.capacity, ()), columns(rows, right={0, 1})])
+    return "\n".join([*simulated_lines(run), view_capacity.headline(run.capacity, ()), columns(rows, right={0, 1})])
 
 
-def trials_table(trials: Sequence[Trial]) -> str:
+def trials_table(trials: Sequence[Trial], *, is_simulated: bool = False) -> str:
     """All trials in the order asked, with what came of each."""
     if not trials:
         return "no trials"
-    rows = [["trial", "outcome", "objective", "flags", "why"]]
+    rows = [["trial", "outcome", f"objective{' (simulated)' if is_simulated else ''}", "flags", "why"]]
     rows += [
         [
             str(one.number),
-            one.outcome.value,
+            words.outcome_badge(one.outcome, is_simulated=is_simulated).text,
             str(trial_objective(one)),
             " ".join(flag_texts(one.flags)) or "vLLM's defaults",
             one.reason,
         ]
         for one in sorted(trials, key=lambda one: one.number)
     ]
-    return columns(rows, right={0})
+    below = words.footnotes(trial_objective(one).mark for one in trials)
+    return "\n".join([columns(rows, right={0}), *below])
 
 
 def serve_line(run: Run) -> str:

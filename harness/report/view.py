@@ -7,11 +7,12 @@ inside Ollama", never "Ollama": that program did not run.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 
-from harness.records import Cell, Run, RunState, Target, Trial
+from harness.records import Cell, DefenceLaunch, Run, RunState, Target, Trial
 from harness.report import (
     view_capacity,
     view_ceilings,
@@ -24,6 +25,7 @@ from harness.report import (
     view_headline,
     view_method,
     view_search,
+    view_simulated,
     view_targets,
     view_telemetry,
     words,
@@ -39,15 +41,24 @@ KINDS: Final = {
 }
 
 
-def page(run: Run, cells: Sequence[Cell], trials: Sequence[Trial], *, targets: Sequence[Target] = ()) -> Page:
+def page(
+    run: Run,
+    cells: Sequence[Cell],
+    trials: Sequence[Trial],
+    *,
+    launches: Sequence[DefenceLaunch] = (),
+    targets: Sequence[Target] = (),
+) -> Page:
     """All that is said about `run`.
 
-    Args:     targets: rows of targets.toml, for their names and for what was measured then; the
+    Args:     launches: of the defence of a search's winner.
+              targets: rows of targets.toml, for their names and for what was measured then; the
                   targets themselves come with the comparisons.
     """
-    sides = sides_of(run, cells, trials)
+    sides, mark = sides_of(run, cells, trials), view_simulated.mark(run)
+    mine = [cell for cell in cells if run.kind != "tune" or any(cell.role == side.role for side in sides)]
     headline = view_headline.headline(run, cells, trials, sides)
-    compared = view_comparison.comparisons(run, sides)
+    compared = view_comparison.comparisons(run, cells, sides)
     groups = view_charts.chart_groups(run, cells, sides)
     return Page(
         summary=Summary(
@@ -66,11 +77,12 @@ def page(run: Run, cells: Sequence[Cell], trials: Sequence[Trial], *, targets: S
         tier=view_fairness.tier(run),
         sides=sides,
         joiner="against" if run.kind in {"compare", "tune"} else "and",
+        mark=mark,
         banner=banner(run),
         headline=headline,
         faults=run.manifest.faults if run.manifest else (),
         cautions=view_headline.cautions(run, cells, sides),
-        strip=view_headline.strip(run, trials, sides),
+        strip=view_headline.strip(run, trials, sides, launches),
         validity=view_cells.validity(run, cells, sides),
         capacity=view_capacity.capacity_part(run),
         targets=view_targets.targets_table(run, sides, targets),
@@ -81,13 +93,13 @@ def page(run: Run, cells: Sequence[Cell], trials: Sequence[Trial], *, targets: S
         chart_notes=view_charts.chart_notes(run, cells, sides, has_charts=bool(groups)),
         ceilings=view_ceilings.ceilings(run, cells, sides),
         drift=view_drift.drift(run, cells, sides),
-        settings=view_search.settings(run, trials),
-        scenarios=view_method.scenario_table(run, cells),
-        method=view_method.method(run, cells),
+        settings=view_search.settings(run, trials, launches),
+        scenarios=view_method.scenario_table(run, mine),
+        method=view_method.method(run, mine),
         glossary=view_method.glossary(run, cells),
         fairness=view_fairness.fairness(run, sides),
         telemetry=view_telemetry.telemetry(run, cells, sides),
-        client=view_client.client_check(run, cells),
+        client=None if mark == view_simulated.WHOLE else view_client.client_check(run, cells),
         cells=view_cells.cell_table(run, cells, sides),
         problems=view_cells.problems(run, cells),
         machine=view_method.machine(run),
@@ -116,8 +128,8 @@ def entry(name: str, summary: Summary) -> Entry:
 
 
 def card(run: Run) -> str:
-    """The GPU as it calls itself, or that there was none."""
-    return run.host.gpu or f"a CPU ({run.host.cpu}, {words.plural(run.host.cores, 'core')})"
+    """The GPU as it calls itself, that it was simulated, or that there was none."""
+    return view_simulated.of_what(run)
 
 
 def took(run: Run) -> str:
@@ -130,7 +142,16 @@ def took(run: Run) -> str:
 
 
 def banner(run: Run) -> Banner | None:
-    """What stands above everything when the run is not whole. None: it is."""
+    """What stands above everything when the run is not whole, or no engine ran. None: it is nothing of the kind."""
+    whole, simulated = end_banner(run), view_simulated.banner(run)
+    if simulated is None or whole is None:
+        return simulated or whole
+    more = (*simulated.more, f"{whole.title}. {whole.text}")
+    return replace(simulated, tone="bad" if whole.tone == "bad" else simulated.tone, more=more)
+
+
+def end_banner(run: Run) -> Banner | None:
+    """What is said of how the run ended. None: it ended as it should."""
     title, text = {
         RunState.DONE: ("", ""),
         RunState.RUNNING: (

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from harness import roofline
 from harness.records import Cell, Level, Run
 from harness.report import words
 from harness.report.figures import cells_at, levels_of, pooled, scenario_names, scenario_title
@@ -35,7 +36,9 @@ def ceilings(run: Run, cells: Sequence[Cell], sides: Sequence[Side]) -> Ceilings
         notes=(
             "A ceiling is the best that the card's memory bandwidth and arithmetic units allow by their data sheet for "
             "this model, these lengths and this load, so 100% is a server that wastes nothing; for times it is that of "
-            "a request alone on the card. The command “harness predict” shows how it is computed.",
+            "a request alone on the card. Arithmetic is taken at the highest clock that was read where that is above "
+            f"the rated one, and at {words.percent(roofline.CLOCK_ALLOWANCE - 1)} above it where none was read. The "
+            "command “harness predict” shows how it is computed.",
             f"A cell over {words.percent(CEILING_FACTOR - 1)} better than its ceiling is INVALID: the figure, or what "
             "the server is said to be, is wrong.",
         ),

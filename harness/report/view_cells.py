@@ -23,6 +23,7 @@ from harness.report.view_sides import COMPARED
 from harness.report.words import DASH, Badge, Shown
 
 FIRST_PROBLEMS: Final = 5
+NO_CLIENT: Final = "No client was at work: requests and answers are simulated."
 ALONE: Final = frozenset({*COMPARED, "bench", "capacity"})
 """Roles whose title says enough."""
 
@@ -41,7 +42,7 @@ def validity(run: Run, cells: Sequence[Cell], sides: Sequence[Side]) -> Validity
         is_clean=not found,
         problems=found[:FIRST_PROBLEMS],
         more=f"and {rest} more, all of them under “All cells”" if rest > 0 else "",
-        client=in_one_sentence(run, mine),
+        client=NO_CLIENT if mine and all(cell.is_simulated for cell in mine) else in_one_sentence(run, mine),
     )
 
 
@@ -50,7 +51,8 @@ def counts(cells: Sequence[Cell]) -> str:
     if not cells:
         return "No cell was measured"
     badges = [words.cell_badge(cell) for cell in cells]
-    kinds = (words.CELL_STATES[CellState.MEASURED], words.FLAGGED, *list(words.CELL_STATES.values())[1:])
+    measured, *others = words.CELL_STATES.values()
+    kinds = (measured, words.SIMULATED, words.FLAGGED, *others)
     told = [f"{badges.count(kind):,} {kind.text}" for kind in kinds if kind in badges]
     return f"{words.plural(len(cells), 'cell')}: {', '.join(told)}"
 
@@ -60,7 +62,7 @@ def problems(run: Run, cells: Sequence[Cell]) -> tuple[Problem, ...]:
     found: dict[tuple[str, str, Badge, tuple[str, ...]], list[Cell]] = {}
     for cell in cells:
         badge = words.cell_badge(cell)
-        if badge != words.CELL_STATES[CellState.MEASURED]:
+        if badge not in (words.CELL_STATES[CellState.MEASURED], words.SIMULATED):
             is_flag = badge == words.FLAGGED
             why = cell.flags if is_flag else (*(cell.reasons or ("no reason was recorded",)), *cell.flags)
             server = cell.title if cell.role in ALONE else f"{cell.title} ({cell.role})"

@@ -158,10 +158,17 @@ def figure_table(run: Run, name: str, cells: Sequence[Cell], sides: Sequence[Sid
             "Geometric mean of the valid repeats, in brackets the smallest and the largest of them."
             if repeats_of(here) > 1
             else "One repeat, so there is no range.",
+            *of_the_search(run),
             *words.footnotes(one.mark for _, lines in loads for _, shown in lines for one in shown),
             *whole_answers(known),
         ),
     )
+
+
+def of_the_search(run: Run) -> tuple[str, ...]:
+    """Of which launches the figures are, where the winner was launched more than once."""
+    is_defended = run.defence is not None and run.defence.winner is not None
+    return ("Of the launches of the search; the preset's figures are those of the finals.",) if is_defended else ()
 
 
 def figure(cells: Sequence[Cell], metric: str) -> Shown:

@@ -52,6 +52,13 @@ def client_check(run: Run, cells: Sequence[Cell]) -> ClientCheck | None:
         row("CPU of its processes, mean", found, mean_cpu, core_words),
         row("Lag of the event loop, p50", found, lambda one: one.lag_p50_s, words.seconds, limit=lag_limit()),
         row("Lag of the event loop, p99", found, lambda one: one.lag_p99_s, words.seconds),
+        row(
+            "Stood still at a stretch",
+            found,
+            lambda one: one.lag_max_s or None,
+            words.seconds,
+            limit=standstill_limit(),
+        ),
         row("Sent later than due, p50", found, lambda one: one.send_lag_p50_s, words.seconds),
         row("Sent later than due, p99", found, lambda one: one.send_lag_p99_s, words.seconds, limit=send_limit()),
         row("Time to connect to the server", found, lambda one: one.rtt_p50_s, words.seconds),
@@ -99,6 +106,11 @@ def lag_limit() -> str:
         f"{words.percent(summary.MAX_LAG_SHARE)} of the median TTFT and E2E, "
         f"{words.percent(summary.MAX_LAG_SHARE_OF_GAP)} of the median ITL"
     )
+
+
+def standstill_limit() -> str:
+    """As the cells were judged."""
+    return words.seconds(summary.MAX_STANDSTILL_S)
 
 
 def send_limit() -> str:

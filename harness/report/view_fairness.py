@@ -7,10 +7,9 @@ from harness.records import Run, SideManifest, Tier
 from harness.report import words
 from harness.report.page_parts import Fairness, FairnessRow, Side
 from harness.report.view_sides import CANDIDATE, COMPARED, is_synthetic, settings_rows
+from harness.roofline import width
 from harness.stats.pairing import MAX_LENGTH_DIFFERENCE
 
-# One width under its many names: all of these cost two bytes per weight.
-SIXTEEN_BIT: Final = frozenset({"bf16", "bfloat16", "f16", "fp16", "float16", "half"})
 TIERS: Final = {
     Tier.AS_RUN: (
         "as people run them",
@@ -56,12 +55,6 @@ def ordered(sides: Sequence[SideManifest]) -> list[SideManifest]:
     """In the order of the tables, the candidate last."""
     known = {role: place for place, role in enumerate(COMPARED)}
     return sorted(sides, key=lambda side: known.get(side.role, len(known)))
-
-
-def width(precision: str) -> str:
-    """Precisions that cost the same bytes have the same name."""
-    name = precision.casefold()
-    return "16 bit" if name in SIXTEEN_BIT else name
 
 
 def precisions_differ(one: Side, other: Side) -> bool:

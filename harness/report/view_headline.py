@@ -6,8 +6,8 @@ No ratio stands here without the tier of its comparison and the precision of bot
 from collections.abc import Sequence
 from typing import Final
 
-from harness.records import Cell, Comparison, Level, Run, Trial, Verdict
-from harness.report import view_capacity, view_search, words
+from harness.records import Cell, Comparison, DefenceLaunch, Level, Run, Trial, Verdict
+from harness.report import view_capacity, view_search, view_simulated, words
 from harness.report.figures import (
     Pooled,
     blocks_of,
@@ -31,7 +31,7 @@ UNKNOWN_PRECISION: Final = "precision not known"
 def headline(run: Run, cells: Sequence[Cell], trials: Sequence[Trial], sides: Sequence[Side]) -> str:
     """One plain sentence that is true over the whole interval."""
     told = sentence(run, cells, trials, sides)
-    before = lead(run)
+    before = f"{view_simulated.lead(run)}{lead(run)}"
     return f"{before}{told[0].lower()}{told[1:]}" if before else told
 
 
@@ -197,10 +197,12 @@ def cautions(run: Run, cells: Sequence[Cell], sides: Sequence[Side]) -> tuple[st
     return tuple(out)
 
 
-def strip(run: Run, trials: Sequence[Trial], sides: Sequence[Side]) -> Strip | None:
+def strip(
+    run: Run, trials: Sequence[Trial], sides: Sequence[Side], launches: Sequence[DefenceLaunch] = ()
+) -> Strip | None:
     """The headline's figure at every load, so that no load is picked for the reader. None: there is none."""
     if run.kind == "tune":
-        return view_search.strip(run, trials)
+        return view_search.strip(run, trials, launches)
     both = pair(sides)
     if not run.comparisons or not both or run.manifest is None:
         return None

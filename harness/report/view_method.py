@@ -241,9 +241,9 @@ def machine(run: Run) -> tuple[Fact, ...]:
     """Where it ran."""
     host = run.host
     facts = {
-        "GPU": host.gpu or "none that could be seen",
+        "GPU": f"simulated: {run.gpu}" if run.is_simulated else host.gpu or "none that could be seen",
         "GPU memory": "" if host.gpu_memory_bytes is None else words.gib(host.gpu_memory_bytes),
-        "GPU power limit": "" if host.gpu_power_limit_w is None else f"{words.number(host.gpu_power_limit_w)} W",
+        "GPU power limit": power_limit(run),
         "GPU driver": host.gpu_driver or "",
         "Profile": run.gpu,
         "CPU": f"{host.cpu}, {words.plural(host.cores, 'core')}",
@@ -253,6 +253,17 @@ def machine(run: Run) -> tuple[Fact, ...]:
         "Harness": f"{run.harness_version} (results version {run.version})",
     }
     return tuple(Fact(name=name, text=text) for name, text in facts.items() if text)
+
+
+def power_limit(run: Run) -> str:
+    """ "300 W, set below the usual 450 W"; empty where it is not known."""
+    limit_w, usual_w = run.host.gpu_power_limit_w, run.host.gpu_default_power_limit_w
+    if limit_w is None:
+        return ""
+    said = f"{words.number(limit_w)} W"
+    if usual_w is None or limit_w >= usual_w or words.number(limit_w) == words.number(usual_w):
+        return said
+    return f"{said}, set below the usual {words.number(usual_w)} W"
 
 
 def split_command(command: str) -> list[str]:

@@ -1,53 +1,52 @@
 """The settings that a run measured, and the search behind them, in words."""
 
-import shlex
 from collections.abc import Sequence
-from typing import Final
 
-from harness.records import Flags, Outcome, Run, Trial
-from harness.report import serve, words
-from harness.report.figures import bar, log_span
+from harness.records import DefenceLaunch, FlagValue, Run, Trial
+from harness.report import serve, view_defence, view_front, view_progress, view_simulated, view_trials, words
 from harness.report.page import Strip, Tile
-from harness.report.page_charts import TrialChart, TrialMark
-from harness.report.page_parts import Fact, Settings, TrialRow
-from harness.report.words import DASH, Shown
+from harness.report.page_parts import Fact
+from harness.report.page_study import Settings
+from harness.report.view_trials import failed, tried
+from harness.report.words import Shown
 
-UNSET: Final = "·"
 
-
-def settings(run: Run, trials: Sequence[Trial]) -> Settings | None:
+def settings(run: Run, trials: Sequence[Trial], launches: Sequence[DefenceLaunch] = ()) -> Settings | None:
     """The command line of the judged vLLM and how its flags were found. None: no vLLM and no search."""
     command = serve.block(run)
     if not command and not trials:
         return None
-    notes = preset_notes(run)
-    notes += filter(None, [serve.caveat(run)])
+    best = winner(run, trials)
     return Settings(
         command=command,
-        notes=tuple(notes),
-        facts=search_facts(run, trials),
-        trials=trial_rows(run, trials),
-        trial_notes=trial_notes(run, trials),
-        chart=trial_chart(run, trials),
+        notes=(*preset_notes(run), *filter(None, [serve.caveat(run)])),
+        facts=search_facts(run, trials, launches),
+        ladders=ladders(run),
+        trials=view_trials.trial_rows(trials, best, is_simulated=view_simulated.is_search(run)),
+        trial_notes=view_trials.trial_notes(run, trials),
+        chart=view_trials.trial_chart(trials, best),
+        lessons=view_trials.lessons(trials),
+        stops=view_trials.stops(trials),
+        progress=view_progress.charts(run, trials, launches),
+        progress_notes=view_progress.chart_notes(run, trials),
+        stages=view_progress.stages(trials, launches),
+        stage_notes=view_progress.stage_notes(run, trials, launches),
+        kept=view_front.kept_table(trials),
+        front=view_front.front(run, trials),
+        judged=view_defence.tables(run, trials),
+        verdict=view_defence.verdict_text(run),
+        preset=view_defence.preset_part(run),
     )
 
 
 def winner(run: Run, trials: Sequence[Trial]) -> Trial | None:
-    """The trial whose flags became the preset. None: the defaults won, or nothing has won yet."""
+    """The trial that won the finals, or undefended whose flags became the preset. None: the defaults, or none yet."""
     if run.preset is None or run.preset.is_default:
         return None
+    if run.defence is not None and run.defence.winner is not None:
+        return next((one for one in trials if one.number == run.defence.winner), None)
     same = [one for one in trials if one.number and one.flags == run.preset.flags and one.objective]
     return max(same, key=lambda one: one.objective.value if one.objective else 0.0, default=None)
-
-
-def tried(trials: Sequence[Trial]) -> list[Trial]:
-    """All but the defaults."""
-    return [one for one in trials if one.number]
-
-
-def failed(trials: Sequence[Trial]) -> list[Trial]:
-    """Those tried that gave no figure to judge by."""
-    return [one for one in tried(trials) if one.outcome is not Outcome.MEASURED]
 
 
 # ---------------------------------------------------------------- what the search found
@@ -62,11 +61,13 @@ def headline(run: Run, trials: Sequence[Trial]) -> str:
         so_far = f"; the best so far, not confirmed, reached {words.ratio(best)} of the defaults" if best else ""
         return f"No settings have been chosen yet, after {count}{so_far}."
     if run.preset.is_default or run.preset.ratio is None:
-        return f"Nothing that was tried ({count}) was surely faster than vLLM's own defaults: keep them."
+        again = ", not even when the best were measured again" if run.defence and run.defence.finals else ""
+        return f"Nothing that was tried ({count}) was surely faster than vLLM's own defaults{again}: keep them."
     figure = words.ratio(run.preset.ratio)
     if run.preset.ratio.low <= 1:
         return f"The settings chosen reached {figure} of vLLM's own defaults; the interval does not show a gain."
-    return f"The settings found are {figure} as fast as vLLM's own defaults, judged by the {meaning(run)}."
+    again = ", measured again on prompts that they were not chosen by" if run.preset.is_defended else ""
+    return f"The settings found are {figure} as fast as vLLM's own defaults{again}, judged by the {meaning(run)}."
 
 
 def objective(run: Run) -> str:
@@ -80,18 +81,24 @@ def meaning(run: Run) -> str:
     return told or (f"objective “{name}”" if name else "objective of the search")
 
 
-def strip(run: Run, trials: Sequence[Trial]) -> Strip | None:
+def strip(run: Run, trials: Sequence[Trial], launches: Sequence[DefenceLaunch] = ()) -> Strip | None:
     """The search in counts. None: it has not begun."""
     if not trials:
         return None
     tiles = [
         Tile(name="settings tried", figure=Shown(text=f"{len(tried(trials))}")),
         Tile(name="of them without a figure", figure=Shown(text=f"{len(failed(trials))}")),
-        Tile(name="time spent", figure=Shown(text=words.duration(sum(one.wall_s for one in trials)))),
+        *([Tile(name="launches to defend the winner", figure=Shown(text=f"{len(launches)}"))] if launches else []),
+        Tile(name=time_name(run), figure=Shown(text=words.duration(sum(view_progress.walls_s(trials, launches))))),
     ]
     if run.preset and run.preset.ratio and not run.preset.is_default:
         tiles.insert(0, Tile(name="winner ÷ defaults", figure=words.ratio(run.preset.ratio)))
     return Strip(caption="", tiles=tuple(tiles))
+
+
+def time_name(run: Run) -> str:
+    """What the time is of."""
+    return "simulated time spent" if run.is_simulated else "time spent"
 
 
 def preset_notes(run: Run) -> list[str]:
@@ -107,7 +114,7 @@ def preset_notes(run: Run) -> list[str]:
             "relying on them."
         )
     here = run.host.gpu or run.host.cpu
-    if preset.gpu_title and preset.gpu_title != here:
+    if preset.gpu_title and preset.gpu_title != here and not preset.is_simulated:
         out.append(f"Found on {preset.gpu_title}, measured here on {here}.")
     return out
 
@@ -120,120 +127,64 @@ def against_defaults(run: Run) -> str:
     if preset.ratio is None:
         return "It is not known how these settings compare with vLLM's own defaults."
     figure = words.ratio(preset.ratio)
+    where = "In the finals of the search" if preset.is_defended else "In the search"
     if preset.ratio.low > 1:
-        return f"In the search these settings beat vLLM's own defaults: {figure}."
+        return f"{where} these settings beat vLLM's own defaults: {figure}."
     if preset.ratio.high < 1:
-        return f"In the search these settings were slower than vLLM's own defaults: {figure}."
+        return f"{where} these settings were slower than vLLM's own defaults: {figure}."
     return f"It is open whether these settings beat vLLM's own defaults: {figure}."
 
 
-def search_facts(run: Run, trials: Sequence[Trial]) -> tuple[Fact, ...]:
-    """Where the settings come from."""
-    preset = run.preset
+def search_facts(run: Run, trials: Sequence[Trial], launches: Sequence[DefenceLaunch] = ()) -> tuple[Fact, ...]:
+    """What was asked, and where the settings come from."""
+    preset, asked = run.preset, run.asked
+    found_in = (run.tuned_in or preset.run) if preset else ""
+    means = {f"{name}: {meaning}": None for name, meaning in asked.objectives.items()} if asked else {}
     facts = {
-        "Objective": objective(run),
-        "Found by": f"run {run.tuned_in or preset.run}" if preset and (run.tuned_in or preset.run) else "",
-        "Found on": f"{preset.gpu_title}, vLLM {preset.vllm_version}" if preset else "",
+        "Objective": "; ".join(means) or objective(run),
+        "Limits": words.listed(asked.slos) if asked else "",
+        "Loads": asked_loads(run),
+        "Asked for": asked_spending(run),
+        "Found by": f"run {found_in}" if found_in else "",
+        "Found on": f"{preset.gpu_title}, vLLM {preset.vllm_version}{simulated(run)}" if preset else "",
         "Trials": f"{len(tried(trials))} besides the defaults, of which {len(failed(trials))} gave no figure"
         if trials
         else "",
-        "Time spent": words.duration(sum(one.wall_s for one in trials)) if trials else "",
+        "Time spent": words.duration(sum(view_progress.walls_s(trials, launches))) if trials else "",
     }
     return tuple(Fact(name=name, text=text) for name, text in facts.items() if text)
 
 
-# ---------------------------------------------------------------- the trials
+def simulated(run: Run) -> str:
+    """A word behind what a simulation found."""
+    return " (simulated)" if run.preset and run.preset.is_simulated else ""
 
 
-def trial_rows(run: Run, trials: Sequence[Trial]) -> tuple[TrialRow, ...]:
-    """All trials in the order asked, the failed ones too."""
-    best = winner(run, trials)
-    span = log_span(one.objective for one in trials)
-    return tuple(trial_row(one, span, is_winner=one is best) for one in by_number(trials))
+def asked_loads(run: Run) -> str:
+    """ "1, 10 and 50 users, 2 repeats each"; empty where it is not known."""
+    if run.asked is None:
+        return ""
+    users = words.listed([str(count) for count in sorted(run.asked.users)])
+    one = run.asked.users == (1,)
+    return f"{users} {'user' if one else 'users'}, {words.plural(run.asked.repeats, 'repeat')} of each in one launch"
 
 
-def by_number(trials: Sequence[Trial]) -> list[Trial]:
-    """In the order asked."""
-    return sorted(trials, key=lambda one: one.number)
+def asked_spending(run: Run) -> str:
+    """Trials and budget; empty where they are not known."""
+    if run.asked is None:
+        return ""
+    trials = "" if run.asked.trials is None else f"at most {words.plural(run.asked.trials, 'trial')}"
+    budget = "" if run.asked.budget_s is None else f"a budget of {words.duration(run.asked.budget_s)}"
+    defence = "" if run.asked.is_defended else "no defence of the winner"
+    return ", ".join(filter(None, (trials, budget, defence)))
 
 
-def trial_row(trial: Trial, span: tuple[float, float], *, is_winner: bool) -> TrialRow:
-    """One line of the trials table."""
-    return TrialRow(
-        number=trial.number,
-        badge=words.outcome_badge(trial.outcome),
-        objective=trial_objective(trial),
-        bar=bar(trial.objective, span),
-        flags=flag_texts(trial.flags) or ("vLLM's defaults",),
-        launch=words.duration(trial.launch_s) if trial.launch_s is not None else DASH,
-        wall=words.duration(trial.wall_s),
-        reason=trial.reason,
-        is_winner=is_winner,
-    )
+def ladders(run: Run) -> tuple[tuple[str, str], ...]:
+    """Flags and the values that the search might try."""
+    found = () if run.asked is None else run.asked.ladders
+    return tuple((f"--{one.flag}", ", ".join(step_text(one.flag, step) for step in one.steps)) for one in found)
 
 
-def trial_objective(trial: Trial) -> Shown:
-    """The ratio to trial 0, which itself is 1 by definition."""
-    is_base = trial.number == 0 and trial.outcome is Outcome.MEASURED and trial.objective is None
-    return Shown(text="1×", interval="by definition") if is_base else words.ratio(trial.objective)
-
-
-def flag_texts(flags: Flags) -> tuple[str, ...]:
-    """One text per flag, as vLLM takes it."""
-    return tuple(shlex.join(words.flag_words({name: value})) for name, value in flags.items())
-
-
-def trial_notes(run: Run, trials: Sequence[Trial]) -> tuple[str, ...]:
-    """How to read the trials."""
-    if not trials:
-        return ()
-    level = words.confidence(one.objective for one in trials)
-    out = [f"The objective is a ratio to trial 0, vLLM's own defaults; in brackets its interval{level}."]
-    if run.tuned_in:
-        out.append(f"The search is run {run.tuned_in}; its trials were copied here.")
-    if failed(trials):
-        out.append("Settings that failed stay in the list: they tell where the limits of this machine are.")
-    return tuple(out)
-
-
-def trial_chart(run: Run, trials: Sequence[Trial]) -> TrialChart | None:
-    """The search as rows of flags and intervals. None: no trial but the defaults."""
-    if not tried(trials):
-        return None
-    ordered = by_number(trials)
-    flags = varied(ordered)
-    best = winner(run, ordered)
-    marks = tuple(
-        TrialMark(
-            name=str(one.number),
-            values=tuple(words.shown_value(flag, one.flags[flag]) if flag in one.flags else UNSET for flag in flags),
-            objective=(one.objective.low, one.objective.value, one.objective.high) if one.objective else None,
-            says=trial_says(one),
-            is_winner=one is best,
-        )
-        for one in ordered
-    )
-    told = (
-        f"trial {mark.name}: {mark.says or words.ratio(one.objective)}"
-        for mark, one in zip(marks, ordered, strict=True)
-    )
-    return TrialChart(
-        name="trials",
-        title="Objective of each trial, as a ratio to vLLM's own defaults",
-        flags=flags,
-        marks=marks,
-        description=f"{'; '.join(told)}.",
-    )
-
-
-def trial_says(trial: Trial) -> str:
-    """What stands in the chart where there is no interval that counts."""
-    if trial.outcome is not Outcome.MEASURED:
-        return trial.outcome.value
-    return "" if trial.objective else "the defaults" if trial.number == 0 else "no figure"
-
-
-def varied(trials: Sequence[Trial]) -> tuple[str, ...]:
-    """The flags in which the trials differ."""
-    names = dict.fromkeys(name for one in trials for name in one.flags)
-    return tuple(name for name in names if len({repr(one.flags.get(name)) for one in trials}) > 1)
+def step_text(flag: str, step: FlagValue | None) -> str:
+    """A value; one that is not sent is vLLM's own."""
+    return "vLLM's own" if step is None else words.shown_value(flag, step)

@@ -11,9 +11,10 @@ from harness.report.view_search import winner
 
 BASELINE: Final = "baseline"
 CANDIDATE: Final = "candidate"
-COMPARED: Final = (BASELINE, "baseline tuned", CANDIDATE)
+TUNED: Final = "baseline tuned"
+COMPARED: Final = (BASELINE, TUNED, CANDIDATE)
 """Roles of a comparison, in the order of its tables."""
-LOOKS: Final = {CANDIDATE: 1, BASELINE: 2, "baseline tuned": 3}
+LOOKS: Final = {CANDIDATE: 1, BASELINE: 2, TUNED: 3}
 
 
 def sides_of(run: Run, cells: Sequence[Cell], trials: Sequence[Trial]) -> tuple[Side, ...]:

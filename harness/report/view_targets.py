@@ -118,4 +118,6 @@ def ceiling_words(row: Comparison) -> tuple[Badge | None, str]:
     if not kind:
         return None, limit
     badge = {"reachable": REACHABLE, "unreachable": UNREACHABLE}.get(kind)
-    return (badge, limit or told) if badge else (None, row.reach)
+    # The words hold more than the ceiling where they assume something of the server.
+    is_bare = row.ceiling_ratio is not None and told in {"", f"at most {row.ceiling_ratio:.2f}x"}
+    return (badge, limit if is_bare else told) if badge else (None, row.reach)

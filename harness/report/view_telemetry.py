@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.records import Cell, CellState, Run, TelemetrySummary
+from harness.records import Cell, CellState, PowerCap, Run, TelemetrySummary
 from harness.report import words
 from harness.report.figures import cells_at, levels_of, scenario_names, scenario_title
 from harness.report.page_parts import ReadingTable, Side, Telemetry
@@ -23,6 +23,9 @@ class Column:
     reading: Reading
     shown: Callable[[float], str]
     together: Callable[[list[float]], float] = statistics.fmean
+
+
+NOTHING_HELD: Final = "The card's clocks were held down by nothing."
 
 
 def hertz(value: float) -> str:
@@ -56,6 +59,7 @@ CARD: Final = (
     Column(head="Energy per token", reading=lambda one: one.energy_per_token_j, shown=joules),
     Column(head="Clock, mean", reading=lambda one: one.gpu_clock_mean_hz, shown=hertz),
     Column(head="Clock, lowest", reading=lambda one: one.gpu_clock_min_hz, shown=hertz, together=min),
+    Column(head="Clock, highest", reading=lambda one: one.gpu_clock_max_hz, shown=hertz, together=max),
     Column(head="Temperature, highest", reading=lambda one: one.gpu_temperature_max_c, shown=celsius, together=max),
 )
 SERVER: Final = (
@@ -132,32 +136,61 @@ def card_words(run: Run, cells: Sequence[Cell]) -> tuple[str, ...]:
         return ("No GPU: this machine has none that NVML can see, so there are no readings of a card.",)
     links = sorted({one.gpu_pcie for one in found if one.gpu_pcie})
     out = [f"PCIe link: {words.listed(links)}."] if links else []
-    return (*out, throttle_words(run, cells), stranger_words(run, cells))
+    return (*out, *power_words(run, cells), throttle_words(run, cells), stranger_words(run, cells))
+
+
+def power_words(run: Run, cells: Sequence[Cell]) -> tuple[str, ...]:
+    """That cards drew all they may, which under their usual limit is no fault; empty where none did."""
+    shares = [cell.telemetry.throttle.get(PowerCap.USUAL.value, 0.0) for cell in cells if cell.telemetry]
+    if not any(shares):
+        return ()
+    limit_w = run.host.gpu_power_limit_w
+    limit = "" if limit_w is None else f" of {watts(limit_w)}"
+    return (
+        f"The card drew its usual power limit{limit} in up to {words.percent(max(shares))} of a cell's samples: under "
+        "full load that is how it runs, and no fault.",
+    )
 
 
 def throttle_words(run: Run, cells: Sequence[Cell]) -> str:
-    """Each reason with the largest share of samples and where that was."""
+    """Each reason that is one to worry about, with the largest share of samples and where that was."""
     worst: dict[str, tuple[float, Cell]] = {}
     for cell in cells:
         for reason, share in (cell.telemetry.throttle if cell.telemetry else {}).items():
-            if share > worst.get(reason, (0.0, cell))[0]:
+            if reason != PowerCap.USUAL and share > worst.get(reason, (0.0, cell))[0]:
                 worst[reason] = (share, cell)
     if not worst:
-        return "The card's clocks were held down by nothing."
+        return "The card's clocks were held down by nothing else." if power_words(run, cells) else NOTHING_HELD
     told = (
-        f"{reason}, in up to {words.percent(share)} of the samples ({where(run, cell)})"
+        f"{reason}{limit_words(run, reason)}, in up to {words.percent(share)} of the samples ({where(run, cell)})"
         for reason, (share, cell) in worst.items()
     )
     return f"The card's clocks were held down: {'; '.join(told)}."
 
 
+def limit_words(run: Run, reason: str) -> str:
+    """ " (300 W of 450 W)" behind a power limit that was set lower; empty where it is none, or not known."""
+    limit_w, usual_w = run.host.gpu_power_limit_w, run.host.gpu_default_power_limit_w
+    if reason != PowerCap.LOWERED or limit_w is None or usual_w is None:
+        return ""
+    return f" ({watts(limit_w)} of {watts(usual_w)})"
+
+
 def stranger_words(run: Run, cells: Sequence[Cell]) -> str:
-    """Programs on the card that are not the server's."""
+    """Programs on the card that are not the server's, and where it cannot be told."""
     mine = [cell for cell in cells if cell.telemetry is not None and cell.telemetry.foreign_pids]
-    if not mine:
-        return "No other program was on the card."
-    places = dict.fromkeys(where(run, cell) for cell in mine)
-    return f"Other programs were on the card in {words.plural(len(mine), 'cell')}: {'; '.join(places)}."
+    seen = [cell.telemetry for cell in cells if cell.telemetry is not None and cell.telemetry.has_gpu]
+    blind = sum(one.foreign_pids is None for one in seen)
+    out = []
+    if mine:
+        places = dict.fromkeys(where(run, cell) for cell in mine)
+        out.append(f"Other programs were on the card in {words.plural(len(mine), 'cell')}: {'; '.join(places)}.")
+    if blind:
+        out.append(
+            f"Whether other programs were on the card cannot be told for {words.plural(blind, 'cell')}: NVML does not "
+            "show the server's own there, as in a container."
+        )
+    return " ".join(out) or "No other program was on the card."
 
 
 def where(run: Run, cell: Cell) -> str:

@@ -17,9 +17,11 @@ DIGITS: Final = 3
 
 TOO_FEW: Final = "†"
 NOT_STREAMED: Final = "‡"
+PARTIAL: Final = "§"
 FOOTNOTES: Final = {
     TOO_FEW: "too few values for an interval",
     NOT_STREAMED: "the answer comes in one piece, so there is no first token to wait for and no gap between tokens",
+    PARTIAL: "over the loads that were measured before it was stopped",
 }
 
 METRICS: Final = {
@@ -76,6 +78,8 @@ CELL_STATES: Final = {
     CellState.INVALID: Badge(text="INVALID", tone="bad", sign="!"),
     CellState.FAILED: Badge(text="FAILED", tone="bad", sign="✗"),
 }
+SIMULATED: Final = Badge(text="simulated", tone="unsure", sign="~")
+"""Of a cell that would be called measured if an engine had run."""
 FLAGGED: Final = Badge(text="flagged", tone="unsure", sign="*")
 RUN_STATES: Final = {
     RunState.RUNNING: Badge(text="running", tone="unsure", sign="…"),
@@ -87,11 +91,17 @@ RUN_STATES: Final = {
 
 def cell_badge(cell: Cell) -> Badge:
     """A cell's state; one whose figures count, but not without what it is flagged for, is "flagged"."""
-    return FLAGGED if cell.state is CellState.MEASURED and cell.flags else CELL_STATES[cell.state]
+    if cell.state is not CellState.MEASURED:
+        return CELL_STATES[cell.state]
+    return FLAGGED if cell.flags else SIMULATED if cell.is_simulated else CELL_STATES[cell.state]
 
 
-def outcome_badge(outcome: Outcome) -> Badge:
-    """How a trial ended; all but MEASURED is bad."""
+def outcome_badge(outcome: Outcome, *, is_simulated: bool = False) -> Badge:
+    """How a trial ended; all but MEASURED and STOPPED is bad."""
+    if outcome is Outcome.STOPPED:
+        return Badge(text="stopped early", tone="unsure", sign="■")
+    if is_simulated and outcome is Outcome.MEASURED:
+        return SIMULATED
     is_good = outcome is Outcome.MEASURED
     return Badge(text=outcome.value, tone="plain" if is_good else "bad", sign="✓" if is_good else "✗")
 
@@ -314,7 +324,7 @@ def confidence(estimates: Iterable[Estimate | None]) -> str:
 def footnotes(marks: Iterable[str]) -> tuple[str, ...]:
     """The footnotes that are in use."""
     used = set(marks)
-    return tuple(f"{DASH}{mark} {text}" for mark, text in FOOTNOTES.items() if mark in used)
+    return tuple(f"{'' if mark == PARTIAL else DASH}{mark} {text}" for mark, text in FOOTNOTES.items() if mark in used)
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -9,6 +9,10 @@ from harness.records import Capacity, CapacityStep, Slo
 Unit = Literal["users", "requests/s"]
 TRIES = 3
 """How often a level is measured that does not decide; the requests of all its tries count together."""
+LOOK_CONFIDENCE = 0.984
+"""Of the interval at each try: 1 - 0.05 / TRIES, rounded up (Bonferroni). Who looks three times and stops at the first
+look that decides is wrong more often than one interval says. So a level is decided wrongly in at most 5 of 100 cases,
+however many tries it took. It holds for a level by itself: a search decides several."""
 
 
 def next_level(

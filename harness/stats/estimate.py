@@ -242,7 +242,7 @@ def on_logarithms(centre: float, low: float, high: float, *, n: int, unit: str) 
     )
 
 
-def share(kept: int, of: int) -> Estimate | None:
+def share(kept: int, of: int, *, confidence: float = CONFIDENCE) -> Estimate | None:
     """The share of successes with Wilson's interval (JASA 22, 1927, 209), which never leaves 0 to 1. None of nothing.
 
     It takes the outcomes for independent. Requests that wait in one queue are not quite: where the share is far
@@ -250,12 +250,12 @@ def share(kept: int, of: int) -> Estimate | None:
     """
     if of == 0:
         return None
-    interval = stats.binomtest(kept, of).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    interval = stats.binomtest(kept, of).proportion_ci(confidence_level=confidence, method="wilson")
     return Estimate(
         value=kept / of,
         low=min(float(interval.low), kept / of),  # rounding may put an end a hair beside 0 or 1
         high=max(float(interval.high), kept / of),
-        confidence=CONFIDENCE,
+        confidence=confidence,
         n=of,
         unit="share",
     )

@@ -6,6 +6,7 @@ import numpy as np
 
 from harness.records import CapacityStep, Cell, ClientHealth, Estimate, Level, Load, RequestRecord, Slo
 from harness.stats import frame
+from harness.stats.capacity import LOOK_CONFIDENCE
 from harness.stats.estimate import share
 from harness.stats.slo import keeps, needed_requests
 from harness.stats.summary import Figures, belongs, failure_reasons, in_window, nothing_ended_well
@@ -82,9 +83,12 @@ def doubts_of(found: Figures | Cell, records: Sequence[RequestRecord], *, held: 
 
 
 def pooled(kept: int, of: int, before: Estimate | None) -> Estimate:
-    """The share over these requests, of which there is one at least, and those of an earlier estimate."""
+    """The share over these requests, of which there is one at least, and those of an earlier estimate.
+
+    Its interval is that of one look of several.
+    """
     more = (0, 0) if before is None else (round(before.value * before.n), before.n)
-    found = share(kept + more[0], of + more[1])
+    found = share(kept + more[0], of + more[1], confidence=LOOK_CONFIDENCE)
     assert found is not None
     return found
 

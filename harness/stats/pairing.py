@@ -92,7 +92,7 @@ def comparison(
         candidate=geometric_mean(new),
         ratio=found,
         verdict=verdict(found),
-        reason=reason or why_undecided(found),
+        reason=reason or "; ".join(filter(None, (why_undecided(found), caveat(found, baseline, candidate)))),
         ceiling_ratio=ceiling_ratio(candidate, metric, baseline=mean),
     )
 
@@ -149,6 +149,14 @@ def why_not(
     return ""
 
 
+def caveat(found: Estimate | None, baseline: Sequence[Cell], candidate: Sequence[Cell]) -> str:
+    """What a ratio is of besides the engines; empty where answers are equally long, or there is no ratio."""
+    old, new = mean_output_tokens(baseline), mean_output_tokens(candidate)
+    if found is None or not is_other_work(old, new):
+        return ""
+    return f"answers differ in length ({old:.1f} and {new:.1f} tokens): the ratio is of that too, not of engines alone"
+
+
 def is_other_work(old: float | None, new: float | None) -> bool:
     """Whether two mean counts of tokens are known and differ by more than 1%."""
     return bool(old and new and max(old, new) / min(old, new) - 1 > MAX_LENGTH_DIFFERENCE)
@@ -201,7 +209,7 @@ def with_target(
                 done=target.done_ratio,
                 stretch=target.stretch_ratio,
                 met=is_met(row.ratio, target.target_ratio),
-                reach=reach(target.target_ratio, row.ceiling_ratio),
+                reach=reach(target.target_ratio, row.ceiling_ratio, alike=alike_ratio(candidate, row)),
             )
         if target.absolute_metric == row.metric and target.absolute_s and (target.gpu, target.model) == (gpu, model):
             times = by_block(candidate, row.metric)
@@ -245,11 +253,32 @@ def whole_answer_s(limits: Mapping[str, float], *, output_tokens: float | None) 
     return limits["ttft_s"] + limits["itl_s"] * max(output_tokens - 1, 0.0)
 
 
-def reach(target: float, ceiling: float | None) -> str:
-    """The target against the largest ratio that the card allows, in words; empty where that is not known."""
+def alike_ratio(candidate: Sequence[Cell], row: Comparison) -> float | None:
+    """The largest ratio of whole answers where the users of a closed loop are served alike. None: nothing is added.
+
+    Little's law bounds their mean: users x tokens of an answer over the most tokens per second. A median may be less,
+    where a server serves some users first and lets the others wait.
+    """
+    means_s = [
+        cell.users * cell.output_tokens_mean / cell.ceilings["output_tok_s"]
+        for cell in candidate
+        if cell.users > 1 and cell.output_tokens_mean and cell.ceilings.get("output_tok_s")
+    ]
+    return row.baseline / min(means_s) if row.metric.startswith("e2e_s") and row.baseline and means_s else None
+
+
+def reach(target: float, ceiling: float | None, *, alike: float | None = None) -> str:
+    """The target against the largest ratio that the card allows, in words; empty where that is not known.
+
+    Args:  alike: the largest where users are served alike, which the text then names as what it assumes.
+    """
     if ceiling is None:
         return ""
-    return "reachable" if target <= ceiling else f"unreachable: at most {ceiling:.2f}x"
+    if target > ceiling:
+        return f"unreachable: at most {ceiling:.2f}x"
+    if alike is not None and target > alike:
+        return f"unreachable: at most {alike:.2f}x where all users are served alike"
+    return "reachable"
 
 
 # ---------------------------------------------------------------- what is not known well enough yet

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from harness.records import EngineMetric, TelemetrySample, TelemetrySummary
+from harness.records import EngineMetric, PowerCap, TelemetrySample, TelemetrySummary
 from harness.stats.window import Window
 
 MIN_COVERED_SHARE = 0.9
@@ -24,7 +24,7 @@ def telemetry_summary(
     inside = [s for s in samples if window.start_s <= s.t_s <= window.end_s]
     on_gpu = [s for s in inside if has_gpu(s)]
     energy_j = energy(samples, window)
-    foreign = {pid for s in inside for pid in s.gpu_foreign_pids}
+    foreign = [s.gpu_foreign_pids for s in inside if s.gpu_foreign_pids is not None]
     links = [s.gpu_pcie for s in inside if s.gpu_pcie is not None]
     looked_up = gained(samples, window, engine_metric(EngineMetric.PREFIX_QUERIES))
     hits = gained(samples, window, engine_metric(EngineMetric.PREFIX_HITS))
@@ -41,10 +41,11 @@ def telemetry_summary(
         energy_per_token_j=energy_j / output_tokens if energy_j is not None and output_tokens else None,
         gpu_clock_mean_hz=mean(known(inside, lambda s: s.gpu_clock_hz)),
         gpu_clock_min_hz=min(known(inside, lambda s: s.gpu_clock_hz), default=None),
+        gpu_clock_max_hz=max(known(inside, lambda s: s.gpu_clock_hz), default=None),
         gpu_temperature_max_c=max(known(inside, lambda s: s.gpu_temperature_c), default=None),
         throttle=throttle_shares(on_gpu),
         gpu_pcie=links[-1] if links else None,
-        foreign_pids=tuple(sorted(foreign)),
+        foreign_pids=tuple(sorted({pid for pids in foreign for pid in pids})) if foreign else None,
         running_mean=mean(known(inside, engine_metric(EngineMetric.RUNNING))),
         waiting_mean=mean(waiting),
         waiting_max=max(waiting, default=None),
@@ -56,11 +57,9 @@ def telemetry_summary(
 
 def flags(found: TelemetrySummary) -> tuple[str, ...]:
     """What a reader must know of a cell although its figures count: throttling, strangers on the card, preemptions."""
-    out = [
-        f"the card's clocks were held down in {share:.0%} of the samples: {reason}"
-        for reason, share in sorted(found.throttle.items())
-        if share > 0
-    ]
+    out = [throttle_flag(reason, share) for reason, share in sorted(found.throttle.items()) if share > 0]
+    if found.has_gpu and found.foreign_pids is None:
+        out.append("whether other programs were on the card cannot be told: NVML does not show the engine's own there")
     if found.foreign_pids:
         out.append(f"other programs were on the card: process ids {', '.join(map(str, found.foreign_pids))}")
     if found.preemptions:
@@ -68,6 +67,13 @@ def flags(found: TelemetrySummary) -> tuple[str, ...]:
             f"the engine preempted {found.preemptions:.0f} requests for want of KV cache: some work was done twice"
         )
     return tuple(out)
+
+
+def throttle_flag(reason: str, share: float) -> str:
+    """One reason for low clocks; a card at its usual power limit is no fault, and is told as what it is."""
+    if reason == PowerCap.USUAL:
+        return f"the card drew all the power that its maker allows in {share:.0%} of the samples, as under full load"
+    return f"the card's clocks were held down in {share:.0%} of the samples: {reason}"
 
 
 # ---------------------------------------------------------------- of one reading

@@ -13,13 +13,13 @@ from typing import Any, Final, TypeVar
 
 import pynvml
 
-from harness.records import Record
+from harness.records import PowerCap, Record
 
 Number = TypeVar("Number", int, float)
 
 THROTTLE_REASONS: Final = {
     0x002: "applications clocks setting",
-    0x004: "software power cap",
+    0x004: PowerCap.UNKNOWN.value,
     0x008: "hardware slowdown",
     0x010: "sync boost",
     0x020: "software thermal slowdown",
@@ -31,6 +31,10 @@ THROTTLE_REASONS: Final = {
 }
 """nvmlClocksEventReason… in nvml.h, by bit. 0x001, an idle card, is left out: it holds nothing back."""
 IDLE: Final = 0x001
+
+
+LOWERED_SHARE: Final = 0.99
+"""A limit under this share of the usual one was set so; NVML rounds to milliwatts."""
 
 
 class CardReading(Record, frozen=True, kw_only=True):
@@ -80,7 +84,10 @@ class Card:
             clock_hz=scaled(self.ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM), 1e6),
             memory_clock_hz=scaled(self.ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM), 1e6),
             utilization_ratio=None if utilization is None else utilization.gpu / 100,
-            throttle=throttle_words(self._clock_reasons()),
+            throttle=tuple(
+                self.power_cap().value if word == PowerCap.UNKNOWN else word
+                for word in throttle_words(self._clock_reasons())
+            ),
             pcie=None if generation is None or lanes is None else (int(generation), int(lanes)),
         )
 
@@ -92,14 +99,31 @@ class Card:
             reasons = self.ask(older)
         return int(reasons or 0)
 
-    def computing_pids(self) -> set[int]:
-        """Programs that compute on it."""
-        return {int(program.pid) for program in self.ask(self._nvml.nvmlDeviceGetComputeRunningProcesses) or ()}
+    def power_limit_w(self) -> float | None:
+        """What the driver lets it draw, by all limits together."""
+        return scaled(self.ask(self._nvml.nvmlDeviceGetEnforcedPowerLimit), 1e-3)
 
-    def pids(self) -> set[int]:
-        """Programs that compute or draw on it."""
+    def default_power_limit_w(self) -> float | None:
+        """What its maker set."""
+        return scaled(self.ask(self._nvml.nvmlDeviceGetPowerManagementDefaultLimit), 1e-3)
+
+    def power_cap(self) -> PowerCap:
+        """Whether a card that draws all it may is held to its usual limit or to a lower one."""
+        limit_w, usual_w = self.power_limit_w(), self.default_power_limit_w()
+        if limit_w is None or usual_w is None:
+            return PowerCap.UNKNOWN
+        return PowerCap.LOWERED if limit_w < LOWERED_SHARE * usual_w else PowerCap.USUAL
+
+    def computing_pids(self) -> set[int] | None:
+        """Programs that compute on it. None: it does not tell."""
+        programs = self.ask(self._nvml.nvmlDeviceGetComputeRunningProcesses)
+        return None if programs is None else {int(program.pid) for program in programs}
+
+    def pids(self) -> set[int] | None:
+        """Programs that compute or draw on it. None: it does not tell of those that compute."""
+        computing = self.computing_pids()
         drawing = self.ask(self._nvml.nvmlDeviceGetGraphicsRunningProcesses) or ()
-        return self.computing_pids() | {int(program.pid) for program in drawing}
+        return None if computing is None else computing | {int(program.pid) for program in drawing}
 
 
 class Gpu:
@@ -136,7 +160,12 @@ class Gpu:
     @property
     def power_limit_w(self) -> float | None:
         """What the driver lets the first card draw, by all limits together."""
-        return scaled(self._cards[0].ask(self._nvml.nvmlDeviceGetEnforcedPowerLimit), 1e-3)
+        return self._cards[0].power_limit_w()
+
+    @property
+    def default_power_limit_w(self) -> float | None:
+        """What the maker of the first card set."""
+        return self._cards[0].default_power_limit_w()
 
     @property
     def memory_bytes(self) -> int | None:
@@ -149,25 +178,26 @@ class Gpu:
         return total(card.memory_used_bytes() for card in self._cards)
 
     def process_ids(self) -> tuple[int, ...]:
-        """Programs that compute on the cards."""
-        return tuple(sorted(set().union(*(card.computing_pids() for card in self._cards))))
+        """Programs that compute on the cards, as far as these tell: in a container NVML may show none."""
+        return tuple(sorted(set().union(*(card.computing_pids() or () for card in self._cards))))
 
     def keep_cards_of(self, own: Collection[int]) -> None:
         """From now on only the cards that these processes are on count; all of them where none is seen on any.
 
         Without this, a second card that merely lies idle in the machine would count into power and energy.
         """
-        self._cards = [card for card in self._cards if card.pids() & set(own)] or self._cards
+        self._cards = [card for card in self._cards if (card.pids() or set()) & set(own)] or self._cards
 
-    def foreign_pids(self, own: Collection[int]) -> tuple[int, ...]:
-        """Programs on the cards besides `own`; empty where it cannot be told.
+    def foreign_pids(self, own: Collection[int]) -> tuple[int, ...] | None:
+        """Programs on the cards besides `own`. None: it cannot be told.
 
         It can be told only if one of `own` is seen there: in a container NVML may show no process at all, or the ids of
         another namespace, under which the engine itself would pass for a stranger. A program that NVML shows without an
         id is 0.
         """
-        pids: set[int] = set().union(*(card.pids() for card in self._cards))
-        return tuple(sorted(pids.difference(own))) if pids.intersection(own) else ()
+        lists = [card.pids() for card in self._cards]
+        pids: set[int] = set().union(*(one for one in lists if one is not None))
+        return tuple(sorted(pids.difference(own))) if None not in lists and pids.intersection(own) else None
 
     def reading(self) -> dict[str, Any]:
         """The fields of a TelemetrySample that tell of the cards, without `gpu_foreign_pids`."""

@@ -31,6 +31,7 @@ def host(*, find_gpu: Callable[[], Gpu | None] = open_gpu) -> Host:
             gpu_driver=gpu.driver,
             gpu_memory_bytes=gpu.memory_bytes,
             gpu_power_limit_w=gpu.power_limit_w,
+            gpu_default_power_limit_w=gpu.default_power_limit_w,
         )
 
 

@@ -414,13 +414,18 @@ async def leave_while_vllm_works(address: tuple[str, int], vllm: Fake, *, client
 
 
 def test_clients_that_leave_at_once_leave_nothing(campaign: Campaign, vllm: Fake) -> None:
-    before = vllm.http.get("/_running").json()["aborted"]
-    vllm.script({"delay_first_s": 60.0, "times": None})
+    """Where the machine stalls for the 1.5 s that a body may take here, some are told so instead of waiting."""
+    expected = vllm.http.get("/_running").json()["aborted"]
+    vllm.script({"delay_first_s": 600.0, "times": None})
     try:
-        for left in (50, 100):
-            heard = asyncio.run(leave_while_vllm_works(campaign.proxy.address, vllm, clients=50))
-            assert not any(heard)
-            assert wait_until(lambda: vllm.running() == 0)
-            assert vllm.http.get("/_running").json()["aborted"] - before == left
+        for _ in range(2):
+            told = [
+                data for data in asyncio.run(leave_while_vllm_works(campaign.proxy.address, vllm, clients=50)) if data
+            ]
+            assert all(data.startswith(b"HTTP/1.1 408 ") for data in told), told
+            assert len(told) < 50
+            assert wait_until(lambda: vllm.running() == 0, within_s=20)
+            expected += 50 - len(told)
+            assert vllm.http.get("/_running").json()["aborted"] == expected
     finally:
         vllm.forget()

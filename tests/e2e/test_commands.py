@@ -21,11 +21,17 @@ Harness = Callable[..., Any]
 
 @pytest.fixture
 def tune_words(small_scenario: Path, fake_vllm_python: Path) -> list[str]:
-    """A search of a few seconds a trial."""
+    """A search of a few seconds a trial, whose winner is taken at its word."""
     return [
         "tune", "--gpu", "cpu", "--scenario", str(small_scenario), "--users", "1,8", "--repeats", "2",
-        "--vllm-python", str(fake_vllm_python), "--json",
+        "--vllm-python", str(fake_vllm_python), "--no-defence", "--json",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def simulated_words() -> list[str]:
+    """A search that launches nothing."""
+    return ["tune", "--gpu", "rtx4090", "--engine", "simulated", "--users", "1,50", "--repeats", "2"]
 
 
 def test_bench_answers_as_the_contract_says(harness: Harness, small_scenario: Path) -> None:
@@ -34,7 +40,8 @@ def test_bench_answers_as_the_contract_says(harness: Harness, small_scenario: Pa
     assert ended.code == 0, ended.stderr
     document = ended.json
     assert set(document) == {"run", "cells"}
-    (cell,) = document["cells"]
+    assert [cell["repeat"] for cell in document["cells"]] == [1, 2, 3], "one cell tells nothing of the next"
+    cell = document["cells"][0]
     assert {"engine", "model", "scenario", "users", "repeat", "state", "reasons", "requests", "failures"} <= set(cell)
     assert cell["state"] == "MEASURED"
     assert cell["failures"] == 0
@@ -54,7 +61,7 @@ def test_bench_speaks_to_a_server_that_already_runs(harness: Harness, small_scen
         url = server.stdout.readline().split()[-1]
         ended = harness(
             "bench", "--url", url, "--api", "ollama", "--model", "reference", "--scenario", small_scenario,
-            "--gpu", "cpu", "--users", "1", "--json",
+            "--gpu", "cpu", "--users", "1", "--repeats", "1", "--json",
         )  # fmt: skip
         assert server.poll() is None, "a server that we did not start was stopped"
         server.terminate()
@@ -72,6 +79,13 @@ def test_bench_speaks_to_a_server_that_already_runs(harness: Harness, small_scen
         (["tune", "--gpu", "rtx4091"], "rtx4090"),
         (["tune", "--gpu", "cpu", "--model", "smollm"], "smollm2-135m"),
         (["tune", "--gpu", "cpu", "--budget", "soon"], "not a duration"),
+        (["tune", "--gpu", "rtx4090", "--engine", "simulated", "--budget", "45s"], "takes about"),
+        (["tune", "--gpu", "rtx4060", "--engine", "simulated", "--model", "llama-3.1-8b"], "what would fit"),
+        (["tune", "--gpu", "rtx4090", "--engine", "simulated", "--objective", "goodput"], "--slo"),
+        (["tune", "--gpu", "rtx4090", "--engine", "simulated", "--slo", "ttft:p95<5"], "no unit"),
+        (["tune", "--gpu", "rtx4090", "--engine", "simulated", "--objective", "speed"], "balanced"),
+        (["tune", "--engine", "simulated"], "--gpu"),
+        (["tune", "--gpu", "cpu", "--allow", "everything"], "kv-fp8"),
         (["tune", "--resume", "nothing"], "no run called"),
         (["tune", "--resume", "x", "--users", "1"], "--users"),
         (["report", "nothing"], "no run called"),
@@ -130,7 +144,7 @@ def test_tune_finds_what_is_faster_and_compare_runs_with_it(
     assert {"run", "cells", "trials", "baseline", "best", "preset", "report"} <= set(document)
     assert [trial["number"] for trial in document["trials"]] == [0, 1, 2]
     assert document["baseline"]["flags"] == {}
-    assert set(document["best"]["flags"]) == {"max-num-batched-tokens", "max-num-seqs", "max-model-len"}
+    assert set(document["best"]["flags"]) >= {"max-num-batched-tokens", "max-num-seqs", "max-model-len"}
     assert document["best"]["objective"]["low"] > 1.1
     assert not document["best"]["is_default"]
     assert Path(tmp_path, document["preset"]).is_file()
@@ -161,6 +175,71 @@ def test_tune_finds_what_is_faster_and_compare_runs_with_it(
     assert (compared / "trials.jsonl").is_file(), "the page of a comparison is made from its own folder alone"
 
 
+def test_the_best_of_a_search_is_measured_again_in_turns_with_the_defaults(
+    harness: Harness, simulated_words: list[str]
+) -> None:
+    ended = harness(*simulated_words, "--trials", "2", "--json")
+    assert ended.code == 0, ended.stderr
+    document, defence = ended.json, ended.json["defence"]
+    assert defence["is_done"]
+    roles = dict.fromkeys((cell["role"], cell["block"]) for cell in document["cells"] if "final" in cell["role"])
+    if defence["finalists"]:
+        final = f"final trial {defence['finalists'][0]}"
+        assert list(roles) == [("final baseline", 1), (final, 1), (final, 2), ("final baseline", 2)]
+    assert document["best"]["is_default"] == (defence["winner"] is None)
+    assert defence["reason"] in ended.stderr
+
+
+def test_a_simulated_search_needs_no_engine_and_says_so_everywhere(
+    harness: Harness, simulated_words: list[str], tmp_path: Path
+) -> None:
+    ended = harness(*simulated_words, "--trials", "1", "--json")
+    assert ended.code == 0, ended.stderr
+    document = ended.json
+    assert document["is_simulated"]
+    assert all(cell["is_simulated"] for cell in document["cells"])
+    assert any("imulated" in note for note in document["notes"])
+    preset = Path(tmp_path, document["preset"])
+    assert "is_simulated = true" in preset.read_text()
+    assert not list(tmp_path.glob("results/presets/**/*.toml")), "no other command takes it for a measured one"
+    assert "imulated" in Path(tmp_path, document["report"]).read_text()
+
+
+def test_a_simulated_search_keeps_its_budget_in_virtual_time(harness: Harness, simulated_words: list[str]) -> None:
+    ended = harness(*simulated_words, "--objective", "throughput,latency", "--budget", "30m", "--json")
+    assert ended.code == 0, ended.stderr
+    document = ended.json
+    assert 0 in document["front"] or document["front"]
+    launches = dict.fromkeys((cell["role"], cell["block"]) for cell in document["cells"])
+    assert len(launches) > 4
+    assert "of 30 min 00 s are spent" in ended.stderr
+
+
+def test_limits_that_nobody_can_keep_are_said_with_the_nearest(harness: Harness, simulated_words: list[str]) -> None:
+    ended = harness(*simulated_words, "--slo", "ttft:p95<1us", "--trials", "1", "--no-defence", "--json")
+    assert ended.code == 0, ended.stderr
+    assert any("No settings kept" in note and "ttft:p95<1us" in note for note in ended.json["notes"])
+
+
+def test_a_search_that_is_killed_goes_on_where_it_was(
+    harness: Harness, simulated_words: list[str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    words = [sys.executable, "-m", "harness", *simulated_words, "--trials", "3"]
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        trials = wait_for(lambda: next(tmp_path.glob("results/*/trials.jsonl"), None))
+        wait_for(lambda: len(trials.read_text().splitlines()) >= 2)
+        child.kill()
+        child.communicate(timeout=60)
+    before = trials.read_text()
+    ended = harness("tune", "--resume", trials.parent.name, "--json")
+    assert ended.code == 0, ended.stderr
+    assert trials.read_text().startswith(before[: before.rfind("\n") + 1])
+    assert [trial["number"] for trial in ended.json["trials"]] == [0, 1, 2, 3]
+    assert ended.json["defence"]["is_done"]
+
+
 def test_a_context_that_does_not_fit_is_learned_and_never_asked_again(harness: Harness, tune_words: list[str]) -> None:
     """The baseline, 8192 by default, does not start: it is mended with what the engine said would fit."""
     ended = harness(*tune_words, "--trials", "3", env={"FAKE_VLLM_FITS": "600"})
@@ -171,7 +250,7 @@ def test_a_context_that_does_not_fit_is_learned_and_never_asked_again(harness: H
 
 
 def test_a_candidate_that_crashes_is_a_result_and_not_a_zero(harness: Harness, tune_words: list[str]) -> None:
-    ended = harness(*tune_words, "--trials", "1", env={"FAKE_VLLM_CRASHES_AT": "128"})
+    ended = harness(*tune_words, "--trials", "1", env={"FAKE_VLLM_CRASHES_AT": "16"})
     assert ended.code == 0, ended.stderr
     trial = ended.json["trials"][1]
     assert trial["outcome"] == "crashed"
@@ -187,7 +266,7 @@ def test_figures_that_cannot_be_trusted_are_one_document_with_the_error_in_it(ha
         'name = "brief"\ntitle = "over at once"\n[workload]\nprompt_words = 1\noutput_tokens = 1\nis_streamed = true\n'
         "[load]\nusers = [2]\nrequests_per_user = 1\nmin_requests = 1\nmin_s = 0.1\nmax_s = 5\n"
     )
-    ended = harness("bench", "--engine", "reference", "--gpu", "cpu", "--scenario", brief, "--json")
+    ended = harness("bench", "--engine", "reference", "--gpu", "cpu", "--scenario", brief, "--repeats", "1", "--json")
     assert ended.code == 4, ended.stderr
     assert ended.json["error"]["exit_code"] == 4
     assert ended.json["cells"][0]["state"] == "INVALID"
@@ -202,7 +281,7 @@ def test_one_repeat_is_refused_before_anything_is_measured(harness: Harness, tun
 def test_a_run_is_written_by_one_process_at_a_time(harness: Harness, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "held"
     folder.mkdir(parents=True)
-    assert harness("bench", "--engine", "reference", "--gpu", "cpu", "--users", "1").code == 0
+    assert harness("bench", "--engine", "reference", "--gpu", "cpu", "--users", "1", "--repeats", "1").code == 0
     (run,) = (path.parent for path in tmp_path.glob("results/*/run.json"))
     run.joinpath("plan.json").write_text("{}")
     with (run / ".lock").open("w") as lock:
@@ -275,7 +354,8 @@ def test_an_open_loop_is_measured_at_the_rates_that_were_asked_for(harness: Harn
         '[load]\nkind = "open"\nrates_per_s = [1.0]\narrivals = "constant"\nduration_s = 3\nwarmup_s = 1\n'
     )
     ended = harness(
-        "bench", "--engine", "reference", "--gpu", "cpu", "--scenario", opened, "--rates", "4,8", "--json"
+        "bench", "--engine", "reference", "--gpu", "cpu", "--scenario", opened, "--rates", "4,8", "--repeats", "1",
+        "--json",
     )  # fmt: skip
     assert ended.code == 0, ended.stderr
     cells = ended.json["cells"]

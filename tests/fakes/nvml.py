@@ -29,6 +29,7 @@ class Card:
     memory_used: object = 9 * 2**30
     power_mw: object = 312_500
     power_limit_mw: object = 450_000
+    usual_limit_mw: object = 450_000
     energy_mj: object = 7_000_000_000
     temperature_c: object = 61
     sm_mhz: object = 2520
@@ -112,6 +113,7 @@ class FakeNvml:
             "nvmlDeviceGetName": "name",
             "nvmlDeviceGetPowerUsage": "power_mw",
             "nvmlDeviceGetEnforcedPowerLimit": "power_limit_mw",
+            "nvmlDeviceGetPowerManagementDefaultLimit": "usual_limit_mw",
             "nvmlDeviceGetTotalEnergyConsumption": "energy_mj",
             "nvmlDeviceGetCurrentClocksEventReasons": "reasons",
             "nvmlDeviceGetCurrentClocksThrottleReasons": "older_reasons",

@@ -9,7 +9,8 @@ from typing import Final
 
 import harness.engines.reference
 from harness.engines.reference.plan import Fault, Plan, When
-from harness.engines.reference.server import Connection, ReferenceServer
+from harness.engines.reference.server import ReferenceServer
+from harness.wire.connection import Connection
 
 HOST: Final = "127.0.0.1"
 WHEN_HELP: Final = "WHEN is a chance such as 0.05, or after:20 for all requests after the first 20"

@@ -1,4 +1,4 @@
-"""The server: each connection's requests one after another, all answers on their timetables."""
+"""The server: all answers on their timetables."""
 
 import asyncio
 import itertools
@@ -6,14 +6,14 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
-from harness.engines.reference.pace import FOR_EVER, Slots, Ticker, Waits
+from harness.engines.reference.pace import Slots
 from harness.engines.reference.plan import Fault, Plan, timetable
 from harness.engines.reference.sent import Sent
 from harness.engines.reference.spelling import (
@@ -22,22 +22,15 @@ from harness.engines.reference.spelling import (
     Dialect,
     Request,
     asked,
+    halves,
     is_ollama,
     pages,
     refusal,
     trouble,
 )
-from harness.engines.reference.wire import (
-    LAST_CHUNK,
-    Call,
-    NotHttp,
-    chunk,
-    chunked_head,
-    halves,
-    plain,
-    plain_head,
-    taken,
-)
+from harness.wire.connection import Connection
+from harness.wire.http import LAST_CHUNK, Call, chunk, chunked_head, plain, plain_head
+from harness.wire.ticker import FOR_EVER, Ticker, Waits
 
 KEPT_ANSWERS: Final = 20_000
 """How many answers GET /times remembers: a soak must not fill the memory."""
@@ -47,68 +40,6 @@ REFUSALS: Final = {
     Fault.HTTP_500: HTTPStatus.INTERNAL_SERVER_ERROR,
     Fault.HTTP_503: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-
-
-class Connection(asyncio.Protocol):
-    """One client's connection: reads requests and has the server answer one at a time."""
-
-    def __init__(self, server: "ReferenceServer") -> None:
-        self._server = server
-        self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray()
-        self._received_s = 0.0
-        self._is_reading = False
-        self._answer: Waits | None = None
-        self._is_last = False
-        self.is_lost = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio has a connection for us."""
-        self._transport = cast("asyncio.Transport", transport)
-        self.write: Callable[[bytes], None] = self._transport.write
-
-    def data_received(self, data: bytes) -> None:
-        """Note when it came, and read it later: to read a hundred requests that come at once takes 10 ms."""
-        self._received_s = time.perf_counter()
-        self._buffer += data
-        if not self._is_reading:
-            self._is_reading = True
-            self._loop.call_soon(self._read)
-
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """The client has hung up, or we have; what is under way ends here."""
-        self.is_lost = True
-        if self._answer is not None:
-            self._answer.close()
-
-    def begin(self, answer: Waits) -> None:
-        """Until `ended` this answer has the connection."""
-        self._answer = answer
-
-    def ended(self) -> None:
-        """The answer is out; on to the next request."""
-        self._answer = None
-        if self._is_last:
-            self.close()
-        elif self._buffer:
-            self._read()
-
-    def close(self) -> None:
-        """Hang up, after what was written is out."""
-        self._transport.close()
-
-    def _read(self) -> None:
-        self._is_reading = False
-        if self._answer is not None or self._transport.is_closing():
-            return
-        try:
-            call = taken(self._buffer)
-        except NotHttp:
-            self.close()
-            return
-        if call is not None:
-            self._is_last = not call.is_kept_alive
-            self._server.take(call, self, received_s=self._received_s)
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,5 @@
 """How the two APIs spell questions, answers and refusals."""
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -9,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from harness.engines.reference.plan import Plan
+from harness.wire import openai
 
-SSE_END: Final = b"data: [DONE]\n\n"
 GARBAGE: Final = b"{\xff\xfe\x00 no chunk of any API"
 
 
@@ -52,54 +51,31 @@ def _text(content: object) -> str:
 class OpenAI:
     """Server-sent events as vLLM writes them."""
 
-    content_type: Final = "text/event-stream; charset=utf-8"
+    content_type: Final = openai.EVENTS
     sends_headers_first: Final = True
 
     def __init__(self, plan: Plan, request: Request, number: int) -> None:
-        self._plan, self._request = plan, request
-        self._head = {"id": f"chatcmpl-{number}", "created": int(time.time()), "model": plan.model}
-        # A thousand chunks a second differ in nothing but the text.
-        self._before, self._after = self._event([self._choice({"content": "\0"})]).split(msgspec.json.encode("\0"))
+        self._plan = plan
+        self._chat = openai.Chat(
+            number, model=plan.model, prompt_tokens=request.prompt_tokens, has_usage=request.has_usage
+        )
+        self.step = self._chat.step
 
     def opening(self) -> bytes:
         """A chunk that names the role and carries no text."""
-        if not self._plan.has_role_chunk:
-            return b""
-        return self._event([self._choice({"role": "assistant", "content": ""})])
-
-    def step(self, text: str) -> bytes:
-        """One chunk of text."""
-        return self._before + msgspec.json.encode(text) + self._after
+        return self._chat.opening() if self._plan.has_role_chunk else b""
 
     def closing(self, tokens: int, reason: str, _spent_s: float) -> bytes:
         """Finish reason, usage where it was asked for, end mark."""
-        events = self._event([self._choice({}, reason)])
-        if self._request.has_usage:
-            events += self._event([], usage=self._usage(tokens))
-        return events + SSE_END
+        return self._chat.last("", reason) + self._chat.closing(tokens)
 
     def whole(self, text: str, tokens: int, reason: str, _spent_s: float) -> bytes:
         """The answer that was not streamed."""
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return msgspec.json.encode(
-            self._head | {"object": "chat.completion", "choices": [choice], "usage": self._usage(tokens)}
-        )
+        return self._chat.whole(text, tokens, reason)
 
     def garbage(self) -> bytes:
         """An event that holds no JSON."""
         return b"data: " + GARBAGE + b"\n\n"
-
-    def _choice(self, delta: dict[str, str], reason: str | None = None) -> dict[str, object]:
-        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-
-    def _event(self, choices: list[dict[str, object]], **more: object) -> bytes:
-        chunk = self._head | {"object": "chat.completion.chunk", "choices": choices} | more
-        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
-
-    def _usage(self, tokens: int) -> dict[str, int]:
-        prompt = self._request.prompt_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
 
 
 class Ollama:
@@ -170,7 +146,7 @@ def refusal(status: HTTPStatus, message: str, *, path: str, kind: str = "invalid
     """The body of an error, as vLLM or as Ollama writes it."""
     if is_ollama(path):
         return msgspec.json.encode({"error": message})
-    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": status.value}})
+    return openai.refusal(status, message, kind=kind)
 
 
 def trouble(status: HTTPStatus, *, path: str) -> bytes:
@@ -196,3 +172,9 @@ def _ns(seconds: float) -> int:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def halves(data: bytes) -> tuple[bytes, bytes]:
+    """`data` cut inside its first character of several bytes, or in the middle where it has none."""
+    cut = next((at + 1 for at, byte in enumerate(data) if byte >= 0x80), len(data) // 2)
+    return data[:cut], data[cut:]

@@ -121,7 +121,7 @@ def _our_command(load: Load, url: str, scratch: Path) -> list[str]:
         f"warmup_max_s = 0\n"  # the others have none
     )
     command = [sys.executable, "-m", "harness", "bench", "--url", url, "--api", "openai", "--model", MODEL]
-    return [*command, "--scenario", str(scenario), "--results", str(scratch / "results"), "--json"]
+    return [*command, "--scenario", str(scenario), "--repeats", "1", "--results", str(scratch / "results"), "--json"]
 
 
 def _our_figures(scratch: Path) -> Seen:

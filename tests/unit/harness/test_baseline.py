@@ -34,7 +34,6 @@ LADDER = Scenario(
     load=ClosedLoop(users=(1, 50), requests_per_user=3, min_s=20, max_s=300),
 )  # fmt: skip
 ALONE = msgspec.structs.replace(LADDER, name="sequential", load=msgspec.structs.replace(LADDER.load, users=(1,)))
-SLOW = Estimate(value=1, low=1, high=1, confidence=0.95, n=9, unit="tok/s")
 MOST = Settings(slots=50, context_tokens=4096)
 
 
@@ -125,22 +124,33 @@ def recording(tmp_path: Path) -> Any:
         yield found
 
 
+Answer = float | CellState | None
+"""Of one launch: tok/s, a state without a figure that counts, or None: it runs out of memory."""
+
+
 def searched(
-    recording: Recording, rate: Callable[[LaunchSpec], float | None], *, tier: Tier = Tier.AS_RUN
-) -> tuple[Settings | None, list[LaunchSpec]]:
-    """The winner where an engine is as fast as `rate` says, and all launches. None: it runs out of memory."""
-    tried: list[LaunchSpec] = []
+    recording: Recording,
+    answer: Callable[[LaunchSpec, int], Answer],
+    *,
+    tier: Tier = Tier.AS_RUN,
+    most: Settings = MOST,
+    is_brief: bool = False,
+) -> tuple[Settings | None, list[tuple[int, LaunchSpec]]]:
+    """The winner where an engine is as fast as `answer` says of its settings and block, and all launches."""
+    tried: list[tuple[int, LaunchSpec]] = []
 
     def measure(part: Any, work: Any, **_: object) -> list[Cell]:
-        tried.append(part.spec)
-        found = rate(part.spec)
+        tried.append((part.block, part.spec))
+        found = answer(part.spec, part.block)
         if found is None:
             raise EngineOutOfMemory("no room")
+        value = found if isinstance(found, float) else 1e6
         return [
             Cell(
-                engine="ollama", title="t", role=part.role, model="m", scenario=work[0].scenario.name,
-                users=work[0].level.users, repeat=1, state=CellState.MEASURED,
-                output_tok_s=Estimate(value=found, low=found, high=found, confidence=0.95, n=9, unit="tok/s"),
+                engine="ollama", title="t", role=part.role, model="m", scenario=work[0].scenario.name, block=part.block,
+                users=work[0].level.users, repeat=1,
+                state=CellState.MEASURED if isinstance(found, float) else found,
+                output_tok_s=Estimate(value=value, low=value, high=value, confidence=0.95, n=9, unit="tok/s"),
             )
         ]  # fmt: skip
 
@@ -151,48 +161,78 @@ def searched(
         progress=Progress([], say=lambda _: None),
         measure=measure,
     )
-    return search.best(MOST, tier=tier), tried
+    return search.best(most, tier=tier, is_brief=is_brief), tried
 
 
-def test_at_most_four_launches_find_the_best_settings(recording: Recording) -> None:
-    def rate(spec: LaunchSpec) -> float:
-        return spec.slots + (20 if spec.env["OLLAMA_KV_CACHE_TYPE"] == "q8_0" else 0)
+def kv_of(spec: LaunchSpec) -> str:
+    return spec.env.get("OLLAMA_KV_CACHE_TYPE", "")
 
-    best, tried = searched(recording, rate)
+
+def test_races_find_the_best_settings_in_launches_that_take_turns(recording: Recording) -> None:
+    best, tried = searched(recording, lambda spec, block: spec.slots + 20.0 * (kv_of(spec) == "q8_0") + 0.01 * block)
     assert best == Settings(slots=50, context_tokens=4096, kv_precision="q8_0")
-    assert [(s.slots, s.env["OLLAMA_FLASH_ATTENTION"], s.env["OLLAMA_KV_CACHE_TYPE"]) for s in tried] == [
-        (4, "1", "f16"), (50, "1", "f16"), (50, "0", "f16"), (50, "1", "q8_0")
+    assert [(block, s.slots, s.env.get("OLLAMA_FLASH_ATTENTION"), kv_of(s)) for block, s in tried] == [
+        (1, 1, None, ""), (1, 4, "1", "f16"), (1, 50, "1", "f16"),
+        (2, 50, "1", "f16"), (2, 4, "1", "f16"), (2, 1, None, ""),
+        (3, 50, "1", "f16"), (3, 50, "0", "f16"), (3, 50, "1", "q8_0"),
+        (4, 50, "1", "q8_0"), (4, 50, "0", "f16"), (4, 50, "1", "f16"),
     ]  # fmt: skip
-    assert any("50 slots, flash attention on, KV q8_0: 70 tok/s" in note for note in recording.run.notes)
+    (note,) = (note for note in recording.run.notes if "own settings" in note)
+    assert "unchanged: 1.01 tok/s in 2 launches" in note
+    assert "50 slots, flash attention on, KV q8_0: 70 tok/s in 2 launches, 1.40x" in note
+    assert "Of them 50 slots, flash attention on, KV q8_0 won" in note
 
 
 def test_the_equal_tier_never_tries_a_cache_of_eight_bits(recording: Recording) -> None:
-    _, tried = searched(recording, lambda spec: float(spec.slots), tier=Tier.EQUAL)
-    assert {spec.env["OLLAMA_KV_CACHE_TYPE"] for spec in tried} == {"f16"}
+    _, tried = searched(recording, lambda spec, _: float(spec.slots), tier=Tier.EQUAL)
+    assert {kv_of(spec) for _, spec in tried} == {"", "f16"}
+
+
+def test_where_nothing_is_surely_faster_the_defaults_stay_and_it_is_said(recording: Recording) -> None:
+    """Four slots are faster in one launch and slower in the next: their better mean shows nothing."""
+
+    def restless(spec: LaunchSpec, block: int) -> float:
+        return (150.0 if block % 2 else 80.0) if spec.slots == 4 else 100.0 - spec.slots * (spec.slots > 4)
+
+    best, tried = searched(recording, restless)
+    assert best is None
+    assert sum(spec.slots == 4 for _, spec in tried) == 3, "one more round, since it seemed to be faster"
+    assert any("None of them was surely faster than the baseline unchanged" in note for note in recording.run.notes)
+
+
+def test_figures_that_do_not_count_win_no_race(recording: Recording) -> None:
+    best, _ = searched(recording, lambda spec, _: CellState.INVALID if spec.slots > 4 else 100.0 + spec.slots)
+    assert best is not None
+    assert best.slots == 4, "an INVALID cell says a million"
+
+
+def test_a_baseline_without_any_figure_gives_way_to_settings_that_have_some(recording: Recording) -> None:
+    best, _ = searched(recording, lambda spec, _: CellState.INVALID if spec.slots == 1 else float(spec.slots))
+    assert best is not None
+    assert best.slots == 50
+    assert any("unchanged: no figure that counts (INVALID)" in note for note in recording.run.notes)
 
 
 def test_settings_that_do_not_start_are_out_of_the_race(recording: Recording) -> None:
-    best, tried = searched(recording, lambda spec: None if spec.slots > 4 else 100.0)
+    best, tried = searched(recording, lambda spec, _: None if spec.slots > 4 else 100.0 * spec.slots)
     assert best is not None
     assert best.slots == 4
-    assert len(tried) == 4
+    assert sum(spec.slots == 50 for _, spec in tried) == 1
+    assert any("50 slots, flash attention on, KV f16: did not start, or died" in note for note in recording.run.notes)
 
 
 def test_no_settings_that_start_are_no_winner(recording: Recording) -> None:
-    best, tried = searched(recording, lambda _: None)
+    best, _ = searched(recording, lambda spec, _: 100.0 if spec.slots == 1 else None)
     assert best is None
-    assert len(tried) == 2
 
 
-def test_a_cell_with_failed_requests_ranks_nowhere_and_a_doubtful_one_last() -> None:
-    found = Cell(
-        engine="e", title="t", role="r", model="m", scenario="s", users=1, repeat=1, state=CellState.INVALID,
-        failures=1,
-        output_tok_s=Estimate(value=9, low=9, high=9, confidence=0.95, n=9, unit="tok/s"),
-    )  # fmt: skip
-    assert baseline.rank(found) is None
-    doubtful = baseline.rank(msgspec.structs.replace(found, failures=0))
-    sure = baseline.rank(msgspec.structs.replace(found, failures=0, state=CellState.MEASURED, output_tok_s=SLOW))
-    assert doubtful is not None
-    assert sure is not None
-    assert sure > doubtful, "what counts goes before what does not, however fast"
+def test_few_slots_and_many_that_are_one_setting_race_once(recording: Recording) -> None:
+    one = Settings(slots=1, context_tokens=4096)
+    _, tried = searched(recording, lambda spec, _: 100.0, most=one)
+    assert sum(block == 1 for block, _ in tried) == 2
+
+
+def test_a_brief_search_races_slots_alone(recording: Recording) -> None:
+    best, tried = searched(recording, lambda spec, _: float(spec.slots), is_brief=True)
+    assert best == MOST
+    assert len(tried) == 2 * 3

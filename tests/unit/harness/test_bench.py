@@ -89,7 +89,7 @@ class Load:
         return self.reply(job, len(self.jobs))
 
 
-def running(recording: Recording, load: Load, *, spec: LaunchSpec = SPEC, block: int = 1) -> Bench:
+def running(recording: Recording, load: Load, *, spec: LaunchSpec = SPEC, block: int = 1, stage: str = "") -> Bench:
     """A bench whose engine is no process of ours."""
     engine = Engine(
         name="url",
@@ -102,7 +102,7 @@ def running(recording: Recording, load: Load, *, spec: LaunchSpec = SPEC, block:
         launch_s=0,
     )
     facts = EngineFacts(role="bench", engine="url", title="t", version="1", precision="", block=block)
-    return Bench(engine, facts, spec=spec, recording=recording, progress=progress(), drive=load.drive)
+    return Bench(engine, facts, spec=spec, recording=recording, progress=progress(), drive=load.drive, stage=stage)
 
 
 # ---------------------------------------------------------------- one cell
@@ -125,6 +125,23 @@ def test_a_level_is_warmed_up_for_long_only_the_first_time_in_a_launch(recording
     assert [(job.users, job.is_first) for job in load.jobs] == [(1, True), (1, False), (4, True), (4, False)]
     running(recording, load, block=2).measure(SCENARIO, repeats=1)
     assert [job.is_first for job in load.jobs[4:]] == [True, True]
+
+
+def test_prompts_are_held_out_from_one_kind_of_run_to_the_next(tmp_path: Path) -> None:
+    """What a search chose on its own prompts must not be judged by the same ones."""
+    seeds = {}
+    for kind, stage in (("tune", ""), ("compare", "baseline search"), ("compare", "")):
+        for side in "ab":
+            with recorded(
+                results=tmp_path / kind / stage / side, kind=kind, model="m", gpu="cpu", seed=1, scenarios=[SCENARIO]
+            ) as own:
+                load = Load()
+                running(own, load, stage=stage).cell(SCENARIO, Level(users=4), repeat=1)
+                seeds[kind, stage, side] = load.jobs[0].seed
+    assert len(set(seeds.values())) == 3
+    assert all(seeds[kind, stage, "a"] == seeds[kind, stage, "b"] for kind, stage, _ in seeds), (
+        "both sides share theirs"
+    )
 
 
 def test_prompts_differ_from_cell_to_cell_and_not_from_engine_to_engine(recording: Recording) -> None:

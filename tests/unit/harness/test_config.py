@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness import config
 from harness.errors import ConfigInvalid, UsageError
-from harness.records import ClosedLoop, Estimate, Level, Preset, Replay
+from harness.records import ClosedLoop, Level, Replay
 
 SCENARIO: dict[str, Any] = {
     "name": "mine",
@@ -403,66 +403,7 @@ def test_laying_a_table_over_another_keeps_what_it_does_not_name(base: dict[str,
         assert both[key] == base[key]
 
 
-# ---------------------------------------------------------------- presets
-
-
-def preset(*, ratio: Estimate | None) -> Preset:
-    return Preset(
-        gpu="rtx4090",
-        model="qwen2.5-1.5b",
-        flags={} if ratio is None else {"max-num-seqs": 128, "enforce-eager": True, "dtype": "auto", "share": 0.9},
-        is_default=ratio is None,
-        objective='balanced: "geometric" mean\nof ratios',
-        ratio=ratio,
-        vllm_version="0.32.0",
-        gpu_title="NVIDIA GeForce RTX 4090",
-        run="20261122-tune",
-        created_utc="2026-11-22T10:00:00+00:00",
-    )
-
-
-WON = Estimate(value=1.32, low=1.2, high=1.5, confidence=0.95, n=30, unit="ratio")
-
-
-@pytest.mark.parametrize("ratio", [WON, None])
-def test_a_preset_is_read_as_it_was_written(tmp_path: Path, ratio: Estimate | None) -> None:
-    path = config.preset_path(tmp_path, gpu="rtx4090", model="qwen2.5-1.5b")
-    config.write_preset(preset(ratio=ratio), path)
-    assert config.read_preset(path) == preset(ratio=ratio)
-    assert [file.name for file in path.parent.iterdir()] == ["qwen2.5-1.5b.toml"]  # no draft stays
-
-
-def test_a_preset_is_replaced_by_the_next_one(tmp_path: Path) -> None:
-    path = tmp_path / "p.toml"
-    config.write_preset(preset(ratio=WON), path)
-    config.write_preset(preset(ratio=None), path)
-    assert config.read_preset(path).is_default
-
-
-def test_the_types_of_flags_survive(tmp_path: Path) -> None:
-    config.write_preset(preset(ratio=WON), tmp_path / "p.toml")
-    flags = config.read_preset(tmp_path / "p.toml").flags
-    assert {name: type(value) for name, value in flags.items()} == {
-        "max-num-seqs": int,
-        "enforce-eager": bool,
-        "dtype": str,
-        "share": float,
-    }
-
-
-def test_a_mistake_in_a_preset_is_told_with_file_and_key(tmp_path: Path) -> None:
-    raw = {key: value for key, value in msgspec.to_builtins(preset(ratio=WON)).items() if value is not None}
-    path = toml(tmp_path / "p.toml", changed(raw, "ratio.value", "fast"))
-    with pytest.raises(ConfigInvalid) as caught:
-        config.read_preset(path)
-    message_of(caught, path=path, key="ratio.value")
-
-
-def test_the_users_own_preset_is_found_and_none_where_there_is_none(tmp_path: Path) -> None:
-    assert config.find_preset(tmp_path, gpu="no-such-card", model="m") is None
-    path = config.preset_path(tmp_path, gpu="no-such-card", model="m")
-    config.write_preset(preset(ratio=WON), path)
-    assert config.find_preset(tmp_path, gpu="no-such-card", model="m") == (path, preset(ratio=WON))
+# ---------------------------------------------------------------- what is not there
 
 
 def test_the_folder_of_scenarios_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,10 @@ def test_the_bias_is_what_was_seen_less_what_was_done():
 @pytest.mark.parametrize(
     ("late", "state"),
     [
-        ({"ttft_late_s": 0.009, "token_late_s": 0.0009}, State.OK),
+        ({"ttft_late_s": 0.0019, "token_late_s": 0.00019}, State.OK),
+        ({"ttft_late_s": 0.0021}, State.WARNING),
+        ({"token_late_s": -0.00021}, State.WARNING),
+        ({"ttft_late_s": 0.009, "token_late_s": 0.0009}, State.WARNING),
         ({"ttft_late_s": 0.011}, State.FAILED),
         ({"ttft_late_s": -0.011}, State.FAILED),
         ({"token_late_s": 0.0011}, State.FAILED),
@@ -95,4 +98,11 @@ def test_a_client_that_is_off_by_too_much_is_not_to_be_measured_with(late, state
 
 
 def test_few_users_alone_condemn_no_machine():
-    assert doctor.judged([calibrated(users=10, ttft_late_s=0.02), calibrated(users=100)]).state == State.OK
+    assert doctor.judged([calibrated(users=10, ttft_late_s=0.02), calibrated(users=100)]).exit_code == 0
+
+
+def test_a_client_beyond_the_bars_is_warned_of_with_what_it_means_for_figures():
+    finding = doctor.judged([calibrated(users=10), calibrated(users=100, ttft_late_s=0.003, token_late_s=0.0004)])
+    assert "Beyond the bars of 2 ms in TTFT and 0.2 ms in ITL at 100 users" in finding.text
+    assert "TTFT under 30 ms is off by over 10% and ITL under 4 ms is off by over 10%" in finding.text
+    assert finding.hint

@@ -114,8 +114,12 @@ def test_the_kv_precision_of_vllm_is_that_of_the_model_only_where_it_is_auto(
 
 def test_the_kv_precision_of_ollama_and_llamacpp_is_what_they_were_told() -> None:
     assert fairness.kv_precision(equal_ollama(OLLAMA_KV_CACHE_TYPE="q8_0")) == "q8_0"
-    llamacpp = msgspec.structs.replace(OLLAMA, engine="llamacpp", flags={"cache-type-k": "q8_0"})
+    llamacpp = msgspec.structs.replace(
+        OLLAMA, engine="llamacpp", flags={"cache-type-k": "q8_0", "cache-type-v": "q8_0"}
+    )
     assert fairness.kv_precision(llamacpp) == "q8_0"
+    half = msgspec.structs.replace(llamacpp, flags={"cache-type-v": "q8_0"})
+    assert fairness.kv_precision(half) == "f16 keys, q8_0 values", "values in 8 bits are not 16 bits"
 
 
 def test_means_weigh_each_cell_by_its_requests_and_leave_invalid_ones_out() -> None:
@@ -162,6 +166,32 @@ def test_sixteen_bits_are_equal_under_all_their_names() -> None:
 def test_the_equal_tier_takes_nothing_for_equal_that_is_not_shown_to_be(ollama: EngineFacts, named: str) -> None:
     (fault,) = manifest(ollama, VLLM, tier=Tier.EQUAL).faults
     assert named in fault
+
+
+@pytest.mark.parametrize(
+    "said", [{"resolved": {"enable-prefix-caching": False}}, {"flags": {"no-enable-prefix-caching": True}}]
+)
+def test_a_prefix_cache_on_one_side_only_is_a_fault_of_the_equal_tier(said: dict[str, Any]) -> None:
+    resolved = {**VLLM.resolved, **said.get("resolved", {})}
+    if "flags" in said:
+        del resolved["enable-prefix-caching"]
+    without = msgspec.structs.replace(VLLM, resolved=resolved, flags=said.get("flags", {}))
+    (fault,) = manifest(equal_ollama(), without, tier=Tier.EQUAL).faults
+    assert fault == "The tier is equal, and the prefix cache is not: on (baseline), off (candidate)."
+    assert manifest(equal_ollama(), without).faults == ()
+
+
+@pytest.mark.parametrize(("tier", "tokens", "is_fault"), [
+    (Tier.EQUAL, 114.0, True), (Tier.EQUAL, 118.0, False), (Tier.AS_RUN, 114.0, False),
+])  # fmt: skip
+def test_answers_over_ten_percent_apart_are_no_equal_work(tier: Tier, tokens: float, is_fault: bool) -> None:
+    """128 tokens are 12 % over 114 and 8 % over 118; another load with equal answers hides nothing."""
+    cells = tuple(cell(role, users=users) for role in ("baseline", "candidate") for users in (1, 5))
+    cells = (msgspec.structs.replace(cells[0], output_tokens_mean=tokens), *cells[1:])
+    found = manifest(equal_ollama(), VLLM, tier=tier, cells=cells)
+    assert bool(found.faults) == is_fault
+    if is_fault:
+        assert "concurrent at 1: the tier is equal, and answers have 114.0 tokens from the baseline" in found.faults[0]
 
 
 def test_random_weights_on_one_side_are_another_model() -> None:

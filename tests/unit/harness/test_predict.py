@@ -92,6 +92,53 @@ def test_what_does_not_fit_is_told_by_how_much_and_with_what_would() -> None:
     assert "fp8 weights" not in weights
 
 
+def test_a_model_that_does_not_fit_the_card_has_no_rates_and_no_targets() -> None:
+    """Llama 3.1 8B in bf16 is 15 GiB; an RTX 4060 has 8."""
+    found = predicted("rtx4060", "llama-3.1-8b")
+    assert found.cannot_run.startswith("cannot run: needs 17.")
+    assert "GiB, card has 8.0 GiB" in found.cannot_run
+    assert "int4 weights" in found.cannot_run
+    assert "a larger card (" in found.cannot_run
+    assert "rtx4090" in found.cannot_run
+    assert "m3max" not in found.cannot_run, "no engine is launched there"
+    assert (found.levels, found.targets, found.against) == ((), (), None)
+    text = "\n".join(lines(found))
+    assert "tok/s" not in text
+    assert "reachable" not in text
+    assert found.cannot_run in text
+
+
+def test_weights_that_leave_no_room_for_the_request_itself_cannot_run_either() -> None:
+    tight = predicted(model="llama-3.1-8b", prompt_tokens=60_000)
+    assert tight.cannot_run.startswith("cannot run: needs")
+    assert "what would fit: a context of 46,736 tokens or less" in tight.cannot_run
+    asked = predicted(model="llama-3.1-8b", context_tokens=60_000)
+    assert asked.cannot_run.startswith("cannot run: needs")
+
+
+def test_a_model_whose_own_context_does_not_fit_runs_with_a_shorter_one() -> None:
+    found = predicted(model="llama-3.1-8b")
+    assert found.memory_text.startswith("does not fit")
+    assert found.cannot_run == ""
+    assert found.levels
+
+
+def test_a_target_of_many_users_is_judged_by_what_all_of_them_can_have() -> None:
+    """Little's law: five users, each of whom always waits for 128 tokens."""
+    row = {row.name: row for row in predicted(model="llama-3.1-8b").targets}["concurrent-5"]
+    assert row.e2e_s == pytest.approx(5 * 128 / row.output_tok_s)
+    assert "with 5 users the mean answer takes no less than" in row.text
+    assert "where all are served alike" in row.text
+
+
+def test_many_users_on_a_small_card_take_longer_on_average_than_one() -> None:
+    found = predicted("l4", users=(1, 1000))
+    one, many = found.levels
+    assert one.mean_e2e_s == pytest.approx(one.e2e_s)
+    assert many.e2e_s == one.e2e_s
+    assert many.mean_e2e_s > 5 * many.e2e_s
+
+
 def test_what_fits_is_told_with_how_often() -> None:
     found = predicted(model="llama-3.1-8b", context_tokens=8192)
     assert found.memory_text == "a context of 8,192 tokens fits 5 times at once"
@@ -146,6 +193,17 @@ def test_json_is_one_document_that_says_what_it_is(capsys: pytest.CaptureFixture
     assert document["memory"]["kv_token_bytes"] == 131_072
     assert {row["name"] for row in document["targets"]} >= {"sequential", "concurrent-5", "concurrent-50", "streaming"}
     assert msgspec.convert(document, predict.Prediction).gpu == "rtx4090"
+
+
+def test_a_model_that_cannot_run_is_a_verdict_with_its_document(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--gpu", "rtx4060", "--model", "llama-3.1-8b", "--json")
+    document = json.loads(out)
+    assert code == 10
+    assert document["cannot_run"].startswith("cannot run")
+    assert document["levels"] == []
+    code, out, _ = run(capsys, "--gpu", "rtx4060", "--model", "llama-3.1-8b")
+    assert code == 10
+    assert "cannot run: needs" in out
 
 
 def test_the_default_load_is_that_of_the_ladder(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """Ceilings against figures from elsewhere: published file sizes, measured runs, and what no ceiling may ever do."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -389,10 +391,11 @@ def of_cell(
     slots: int | None = None,
     prompt_tokens: float | None = 260.0,
     output_tokens: float | None = 128.0,
+    clock_hz: float | None = 1.7e9,
 ) -> dict[str, float]:
     return roofline.ceilings_for(
         spec, scenario, level, profile=profile, card=card, shape=None if model is None else shape(model),
-        slots=slots, prompt_tokens=prompt_tokens, output_tokens=output_tokens,
+        slots=slots, prompt_tokens=prompt_tokens, output_tokens=output_tokens, clock_hz=clock_hz,
     )  # fmt: skip
 
 
@@ -402,6 +405,47 @@ def changed(spec: LaunchSpec = SPEC, **fields: object) -> LaunchSpec:
 
 def of_load(load: ClosedLoop | OpenLoop | Replay, **workload: int) -> Scenario:
     return msgspec.structs.replace(SCENARIO, load=load, workload=msgspec.structs.replace(SCENARIO.workload, **workload))
+
+
+def long_prompts(**changes: Any) -> dict[str, float]:
+    """Of a load whose time to the first token is arithmetic."""
+    return of_cell(scenario=of_load(SCENARIO.load, prompt_words=3000), prompt_tokens=3600.0, **changes)
+
+
+@pytest.mark.parametrize(
+    ("clock_hz", "ratio"),
+    [(1.98e9, 1.98 / 1.83), (1.83e9, 1.0), (1.2e9, 1.0), (None, roofline.CLOCK_ALLOWANCE)],
+)
+def test_ceilings_of_arithmetic_follow_a_clock_above_the_rated_one(clock_hz: float | None, ratio: float) -> None:
+    """An H100 computes its rated 989e12 at 1.83 GHz, and runs at up to 1.98."""
+    rated, found = (long_prompts(clock_hz=one) for one in (1.83e9, clock_hz))
+    assert found["ttft_s"] == pytest.approx(rated["ttft_s"] / ratio), "of the prompt's arithmetic"
+    assert found["itl_s"] == rated["itl_s"], "of bandwidth, which has no such reserve"
+
+
+def test_a_card_without_a_rated_clock_has_the_allowance() -> None:
+    unknown = msgspec.structs.replace(CARDS["h100"], boost_hz=None)
+    most = long_prompts(clock_hz=1.7e9)["ttft_s"] / roofline.CLOCK_ALLOWANCE
+    assert long_prompts(profile=unknown)["ttft_s"] == pytest.approx(most)
+
+
+def test_every_card_that_engines_run_on_has_its_rated_clock() -> None:
+    """Operations per clock are then a power of two times the multiprocessors: 132 x 4096 for an H100."""
+    assert all(card.boost_hz for card in CARDS.values() if card.flops_bf16 and not card.is_predict_only)
+    h100 = CARDS["h100"]
+    assert h100.flops_bf16 is not None
+    assert h100.boost_hz is not None
+    assert h100.flops_bf16 / h100.boost_hz == pytest.approx(132 * 4096, rel=0.001)
+
+
+def test_the_mean_answer_of_many_users_obeys_littles_law() -> None:
+    at = roofline.roof(CARDS["h100"], shape("qwen2.5-1.5b"), "bf16")
+    assert at is not None
+    work = roofline.cold(prompt_tokens=192, output_tokens=128)
+    assert roofline.mean_e2e_s(at, work, users=1) == pytest.approx(roofline.least_e2e_s(at, work))
+    most = roofline.most_output_tok_s(at, work, sequences=5000)
+    assert roofline.mean_e2e_s(at, work, users=5000) == pytest.approx(5000 * 128 / most)
+    assert roofline.mean_e2e_s(at, work, users=5000) > 3 * roofline.least_e2e_s(at, work)
 
 
 def test_a_cell_of_users_has_all_four_ceilings() -> None:

@@ -7,12 +7,14 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness import config, models, serve
+from harness import config, models, presets, serve
 from harness.engines.flags import Install
 from harness.errors import EngineCrashed, EngineHung, EngineNotFound, EnginePortTaken, HarnessError, UsageError
+from harness.presets import Use
 from harness.records import LaunchSpec, Preset
 
 PORT = 21_434
@@ -94,42 +96,67 @@ def test_a_known_family_gets_its_parsers(name, tools, reasoning):
 
 # ---------------------------------------------------------------- presets
 
+CPU = Use(gpu="cpu", model=None, vllm_version="0.32.0")
 
-def written_preset(path: Path, *, gpu: str = "cpu", model: str = "smollm2-135m") -> Preset:
-    preset = Preset(
-        gpu=gpu, model=model, flags={"max-num-seqs": 32}, is_default=False, objective="balanced",
-        vllm_version="0.32.0", gpu_title="CPU", run="r", created_utc="",
-    )  # fmt: skip
-    config.write_preset(preset, path)
+
+def written_preset(path: Path, *, gpu: str = "cpu", **changes: Any) -> Preset:
+    usual = {
+        "gpu": gpu, "model": "smollm2-135m", "flags": {"max-num-seqs": 32}, "is_default": False, "run": "r",
+        "objective": "balanced", "vllm_version": "0.32.0", "gpu_title": "CPU", "created_utc": "",
+    }  # fmt: skip
+    preset = Preset(**{**usual, **changes})
+    presets.write_preset(preset, path)
     return preset
+
+
+def chosen(wanted: str | None, results: Path, *, is_any: bool = False) -> tuple[Preset | None, str]:
+    """The settings, and what was said."""
+    said: list[str] = []
+    found = serve.chosen_settings(
+        wanted, results=results, profile=config.gpu_profile("cpu"), model=None, use=CPU, is_any=is_any, say=said.append
+    )
+    return found, "\n".join(said)
 
 
 @pytest.mark.parametrize("wanted", [None, "cpu", "cpu/smollm2-135m", "FILE"])
 def test_a_preset_is_found_by_card_by_model_and_by_file(tmp_path, wanted):
-    path = config.preset_path(tmp_path, gpu="cpu", model="smollm2-135m")
+    path = presets.preset_path(tmp_path, gpu="cpu", model="smollm2-135m")
     preset = written_preset(path)
-    wanted = str(path) if wanted == "FILE" else wanted
-    said: list[str] = []
-    profile = config.gpu_profile("cpu")
-    assert serve.found_preset(wanted, results=tmp_path, profile=profile, model=None, say=said.append) == preset
+    assert chosen(str(path) if wanted == "FILE" else wanted, tmp_path) == (preset, f"settings: {path}")
 
 
 def test_without_a_preset_it_is_vllms_defaults_and_said(tmp_path):
-    said: list[str] = []
-    profile = config.gpu_profile("cpu")
-    assert serve.found_preset(None, results=tmp_path, profile=profile, model=None, say=said.append) is None
-    assert "harness tune" in said[0]
+    found, said = chosen(None, tmp_path)
+    assert found is None
+    assert "harness tune" in said
     with pytest.raises(UsageError, match="no preset of cpu for smollm2-135m"):
-        serve.found_preset("cpu", results=tmp_path, profile=profile, model=None, say=said.append)
+        chosen("cpu", tmp_path)
 
 
-def test_settings_of_another_card_are_taken_with_a_warning(tmp_path):
-    written_preset(tmp_path / "p.toml", gpu="rtx4090")
-    said: list[str] = []
-    profile = config.gpu_profile("cpu")
-    found = serve.found_preset(str(tmp_path / "p.toml"), results=tmp_path, profile=profile, model=None, say=said.append)
-    assert found is not None
-    assert "found on rtx4090, this is cpu" in said[0]
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gpu": "rtx4090"}, "found on rtx4090, this is cpu"),
+        ({"vllm_version": "0.31.0"}, "this is 0.32.0"),
+        ({"is_simulated": True}, "by a simulation"),
+    ],
+)
+def test_settings_of_something_else_are_taken_only_where_that_is_wanted(tmp_path, changes, said):
+    path = tmp_path / "p.toml"
+    preset = written_preset(path, **changes)
+    with pytest.raises(UsageError, match=said) as refused:
+        chosen(str(path), tmp_path)
+    assert "--preset none" in refused.value.hint
+    found, heard = chosen(str(path), tmp_path, is_any=True)
+    assert found == preset
+    assert said in heard
+
+
+def test_a_preset_that_does_not_fit_is_not_passed_over_where_none_was_named(tmp_path):
+    written_preset(presets.preset_path(tmp_path, gpu="cpu", model="smollm2-135m"), vllm_version="0.31.0")
+    with pytest.raises(UsageError, match=r"found with vLLM 0\.31\.0"):
+        chosen(None, tmp_path)
+    assert chosen("none", tmp_path) == (None, "")
 
 
 # ---------------------------------------------------------------- command lines

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from harness.errors import ResultsUnreadable, UsageError
-from harness.records import Cell, CellState, Host, Outcome, Run, RunState, TelemetrySample, Trial
+from harness.records import Cell, CellState, DefenceLaunch, Host, Outcome, Run, RunState, TelemetrySample, Trial
 from harness.store import CUT_OFF, RESULTS_VERSION, RunFolder, find_run, new_run_id
 
 
@@ -267,6 +267,22 @@ def test_the_trial_measured_anew_is_not_mixed_with_its_cells_that_were_cut_off(f
     folder.append_cell(cell(2, role="trial 2"))
     folder.set_aside_cells(whole_roles=["baseline", "trial 2"])
     assert [(c.role, c.repeat) for c in folder.cells()] == [(f"trial 2{CUT_OFF}", 1), ("trial 2", 2)]
+
+
+def test_cells_are_set_aside_by_their_launch_too(folder: RunFolder) -> None:
+    folder.append_cell(msgspec.structs.replace(cell(role="final trial 1"), block=1))
+    folder.append_cell(msgspec.structs.replace(cell(role="final trial 1"), block=2))
+    folder.set_aside(lambda one: one.block == 2)
+    assert [(c.role, c.block) for c in folder.cells()] == [("final trial 1", 1), (f"final trial 1{CUT_OFF}", 2)]
+
+
+def test_launches_of_the_defence_are_read_as_they_were_written(folder: RunFolder) -> None:
+    launch = DefenceLaunch(
+        stage="finals", round=1, role="final baseline", block=1, flags={}, outcome=Outcome.MEASURED, wall_s=9.0
+    )
+    assert folder.defence() == ()
+    folder.append_defence(launch)
+    assert folder.defence() == (launch,)
 
 
 def test_setting_aside_heals_half_a_line(folder: RunFolder) -> None:

@@ -74,13 +74,14 @@ class Clock:
 class Answers:
     """A transport that gives the pieces it was made with; an exception among them is raised, a function called."""
 
-    def __init__(self, pieces, clock, *, status=200, opens=True):
-        self.pieces, self.clock, self.status, self.opens = pieces, clock, status, opens
+    def __init__(self, pieces, clock, *, status=200, opens=True, is_new=False):
+        self.pieces, self.clock, self.status, self.opens, self.is_new = pieces, clock, status, opens, is_new
         self.asked = []
 
     def open(self):
         if not self.opens:
             raise ConnectionRefusedError(111, "Connection refused")
+        return self.is_new
 
     def post(self, path, body, sink):
         self.asked.append((path, json.loads(body)))
@@ -94,10 +95,10 @@ class Answers:
                 sink.body(piece, self.clock())
 
 
-def reply(pieces, *, api="openai", status=200, opens=True, of_question=None, **of_job):
+def reply(pieces, *, api="openai", status=200, opens=True, is_new=False, of_question=None, **of_job):
     clock = Clock()
     a_job, asked = job(api, **of_job), question(**of_question or {})
-    transport = Answers(pieces, clock, status=status, opens=opens)
+    transport = Answers(pieces, clock, status=status, opens=opens, is_new=is_new)
     return client.send(transport, a_job, asked, body=client.encoded(a_job, asked), clock=clock)
 
 
@@ -185,6 +186,14 @@ def test_a_question_has_a_length_of_its_own(api, path):
 
 
 # ---------------------------------------------------------------- one request
+
+
+def test_a_connection_that_had_to_be_made_anew_is_told_beside_the_latencies():
+    """In a closed loop no latency holds it: the clock starts when the request is sent."""
+    kept, fresh = ask(WHOLE), ask(WHOLE, is_new=True)
+    assert kept.connect_s is None
+    assert fresh.connect_s == 1.0
+    assert (fresh.sent_s, fresh.ttft_s) == (kept.sent_s, kept.ttft_s)
 
 
 def test_a_stream_is_timed_chunk_by_chunk_and_counted_by_the_server():

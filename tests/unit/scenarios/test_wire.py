@@ -171,6 +171,19 @@ def test_a_refusal_has_its_status_and_body():
     assert (seen.statuses, seen.pieces) == ([503], [b"busy"])
 
 
+def test_opening_tells_whether_a_new_connection_had_to_be_made():
+    with Server() as server, closing(wire.Connection(server.url, timeout_s=5)) as connection:
+        assert connection.open()
+        assert not connection.open()
+        connection.post("/p", b"{}", Seen())
+        assert not connection.open()
+    with Server(answers_per_connection=1) as server, closing(wire.Connection(server.url, timeout_s=5)) as connection:
+        posted(connection)
+        with gevent.Timeout(5):
+            while not connection.open():  # until the server's hanging up has come
+                gevent.sleep(0.005)
+
+
 def test_what_came_before_a_break_has_been_passed_on():
     with (
         Server(HEAD + framed(LINES)[:-5], answers_per_connection=1) as server,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.engines.flags import Install, check_known, known_flags, violations, words
+from harness.engines.flags import Install, check_known, flag_schema, known_flags, names_only, violations, words
 from harness.errors import EngineBadFlag, EngineCrashed
-from harness.records import Flags
+from harness.records import Flags, KnownFlag
 
 HELP = """\
 usage: api_server.py [-h] [--headless] [model_tag]
@@ -95,6 +95,90 @@ def test_a_vllm_that_cannot_print_its_help_is_broken_and_that_is_not_kept(tmp_pa
     with pytest.raises(EngineCrashed, match="cannot print its help: RuntimeError: operator torchvision::nms"):
         known_flags(install(tmp_path), cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+# ---------------------------------------------------------------- what they take
+
+
+SERVER = """\
+import argparse, json
+print("importing torch takes a while")
+def bounded(text):
+    return int(text)
+parser = argparse.ArgumentParser()
+parser.add_argument("model_tag", nargs="?")
+parser.add_argument("--model")
+parser.add_argument("--max-num-seqs", type=bounded, default=256)
+parser.add_argument("--gpu-memory-utilization", type=float, default=0.92)
+parser.add_argument("--kv-cache-dtype", "-kv", choices=["auto", "fp8"], default="auto")
+parser.add_argument("--dtype", metavar=["auto", "half"])
+parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction)
+parser.add_argument("--enforce-eager", action="store_true")
+parser.add_argument("--speculative-config", type=json.loads, default=argparse.SUPPRESS)
+if __name__ == "__main__":
+    parser.parse_args()
+    raise SystemExit("it was started")
+"""
+
+
+def real(folder: Path, *, server: str = SERVER) -> Install:
+    """A Python that has a package of vLLM's name, whose server has these flags; it counts how often it was asked."""
+    package = folder / "site" / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    for inner in (package, package.parent, package.parent.parent):
+        (inner / "__init__.py").write_text("")
+    (package / "api_server.py").write_text(server)
+    python = folder / "python"
+    python.write_text(
+        f"""#!/bin/sh
+printf x >> {folder / "asked"}
+PYTHONPATH={folder / "site"} exec {sys.executable} "$@"
+"""
+    )
+    python.chmod(0o755)
+    return Install(python=python, version="0.32.0")
+
+
+def test_each_flag_is_known_with_its_kind_its_choices_and_its_default(tmp_path: Path) -> None:
+    assert flag_schema(real(tmp_path), cache=tmp_path / "cache") == {
+        flag.name: flag
+        for flag in (
+            KnownFlag(name="help", kind="bool"),
+            KnownFlag(name="model", kind="str"),
+            KnownFlag(name="max-num-seqs", kind="int", default=256),
+            KnownFlag(name="gpu-memory-utilization", kind="float", default=0.92),
+            KnownFlag(name="kv-cache-dtype", kind="str", choices=("auto", "fp8"), default="auto"),
+            KnownFlag(name="dtype", kind="str", choices=("auto", "half")),
+            KnownFlag(name="enable-prefix-caching", kind="bool"),
+            KnownFlag(name="enforce-eager", kind="bool", default=False),
+            KnownFlag(name="speculative-config", kind="json"),
+        )
+    }
+
+
+def test_a_schema_is_asked_for_once(tmp_path: Path) -> None:
+    vllm = real(tmp_path)
+    first = flag_schema(vllm, cache=tmp_path / "cache")
+    assert flag_schema(vllm, cache=tmp_path / "cache") == first
+    assert asked(tmp_path) == 1
+
+
+def test_where_the_parser_cannot_be_reached_the_help_gives_the_names(tmp_path: Path) -> None:
+    help_only = f"import sys\nprint({HELP!r} if '--help=all' in sys.argv else '')"
+    found = flag_schema(real(tmp_path, server=help_only), cache=tmp_path / "cache")
+    assert found["max-num-seqs"] == KnownFlag(name="max-num-seqs", kind="")
+    assert "enable-prefix-caching" in found
+    assert "no-enable-prefix-caching" not in found
+
+
+def test_a_vllm_that_does_not_start_has_no_schema_and_that_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(EngineCrashed, match="cannot print its help: ImportError: no torch"):
+        flag_schema(real(tmp_path, server="raise ImportError('no torch')"), cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_names_alone_leave_out_the_negative_form_of_a_switch() -> None:
+    assert set(names_only(["x", "no-x", "no-one"])) == {"x", "no-one"}
 
 
 KNOWN = frozenset({"max-num-seqs", "max-num-batched-tokens", "compilation-config", "no-enable-prefix-caching"})

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.engines.reference import command, pace, spelling, wire
+from harness.engines.reference import command, pace, spelling
 from harness.engines.reference.plan import Fault, When, timetable
+from harness.wire import http, ticker
 
 
 def plan(*flags):
@@ -35,7 +36,7 @@ def test_the_token_rate_is_the_same_however_many_a_chunk_carries():
 
 @pytest.mark.parametrize(
     "timer",
-    [pytest.param(pace.TimerFd, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux's")), pace.LoopTimer],
+    [pytest.param(ticker.TimerFd, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux's")), ticker.LoopTimer],
 )
 def test_an_alarm_goes_off_at_its_moment_and_not_before(timer):
     async def rung_s(wait_s):
@@ -60,10 +61,10 @@ def test_answers_go_on_in_the_order_in_which_they_are_due():
 
     async def run():
         ended = asyncio.Semaphore(0)
-        ticker = pace.Ticker(asyncio.get_running_loop())
-        ticker.run(answer("slow", 0.06), ended.release)
-        ticker.run(answer("fast", 0.02, 0.04), ended.release)
-        ticker.run(answer("never", math.inf), ended.release)
+        ticking = ticker.Ticker(asyncio.get_running_loop())
+        ticking.run(answer("slow", 0.06), ended.release)
+        ticking.run(answer("fast", 0.02, 0.04), ended.release)
+        ticking.run(answer("never", math.inf), ended.release)
         await ended.acquire()
         await ended.acquire()
 
@@ -150,14 +151,14 @@ def test_a_fault_strikes_within_the_answer(tokens, flags, place):
 
 @pytest.mark.parametrize("text", ["a café here", "plain"])
 def test_the_halves_of_a_chunk_are_the_chunk(text):
-    first, last = wire.halves(text.encode())
+    first, last = spelling.halves(text.encode())
     assert first + last == text.encode()
     assert first
     assert last
 
 
 def test_a_split_chunk_is_cut_inside_a_character():
-    first, _ = wire.halves("a café here".encode())
+    first, _ = spelling.halves("a café here".encode())
     with pytest.raises(UnicodeDecodeError):
         first.decode()
 
@@ -171,7 +172,7 @@ def test_requests_are_the_same_however_their_bytes_arrive(data):
     buffer, calls = bytearray(), []
     for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True):
         buffer += sent[start:end]
-        while (call := wire.taken(buffer)) is not None:
+        while (call := http.taken(buffer)) is not None:
             calls.append(call)
     assert [(call.method, call.path, call.body, call.is_kept_alive) for call in calls] == [
         ("POST", "/api/chat", b"hello", True),
@@ -183,8 +184,8 @@ def test_requests_are_the_same_however_their_bytes_arrive(data):
     "sent", [b"hello\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"x" * 100_000], ids=["no", "x", "long"]
 )
 def test_what_is_not_http_is_refused(sent):
-    with pytest.raises(wire.NotHttp):
-        wire.taken(bytearray(sent))
+    with pytest.raises(http.NotHttp):
+        http.taken(bytearray(sent))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.records import Estimate
-from tests.unit.harness.report import recorded_runs
+from tests.unit.harness.report import recorded_runs, recorded_studies
 from tests.unit.harness.report.recorded_cells import Recorded, estimate
 
 
@@ -37,6 +37,16 @@ def open_run() -> Recorded:
 @pytest.fixture
 def capacity_run() -> Recorded:
     return recorded_runs.capacity_recorded()
+
+
+@pytest.fixture
+def studied_run() -> Recorded:
+    return recorded_studies.study_recorded()
+
+
+@pytest.fixture
+def simulated_run() -> Recorded:
+    return recorded_studies.simulated_recorded()
 
 
 @pytest.fixture

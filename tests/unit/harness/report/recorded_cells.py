@@ -194,6 +194,7 @@ def readings(facts: EngineFacts, users: int, tok_s: float) -> TelemetrySummary:
         gpu_clock_min_hz=2.49e9,
         gpu_temperature_max_c=64.0,
         gpu_pcie="gen4 x16",
+        foreign_pids=(),
         running_mean=float(users) if is_vllm else None,
         waiting_mean=0.0 if is_vllm else None,
         waiting_max=1.0 if is_vllm else None,

@@ -49,7 +49,7 @@ def page_of(recorded, **changes):
     return view.page(replace(recorded.run, **changes), recorded.cells, recorded.trials, targets=recorded.targets)
 
 
-def data_instead_of_drawing(chart):
+def data_instead_of_drawing(chart, mark=""):
     """A chart by its data, so that the golden page is free of pixels and paths."""
     body = json.dumps(rounded(msgspec.to_builtins(chart)), indent=1, ensure_ascii=False)
     return f'<svg data-chart="{stdlib_html.escape(chart.name)}"><desc>{stdlib_html.escape(body)}</desc></svg>'

@@ -21,6 +21,7 @@ WRITTEN = (
     records.Run,
     records.Cell,
     records.Trial,
+    records.DefenceLaunch,
     records.RequestRecord,
     records.ClientHealth,
     records.TelemetrySample,

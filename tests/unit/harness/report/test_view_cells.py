@@ -138,6 +138,13 @@ def test_the_client_s_worst_is_held_against_the_limits_that_judged_the_cells(com
     assert rows["Sent later than due, p99"][2].startswith(f"{summary.MAX_SEND_LAG_SHARE:.0%}")
     assert rows["Time to connect to the server"][0] == "0.110 ms"
     assert "CPU of its processes, mean" not in rows
+    assert "Stood still at a stretch" not in rows, "runs of before it was read have a zero"
+    still = [
+        replace(cell, client=replace(cell.client, lag_max_s=place / 10))
+        for place, cell in enumerate(compared_run.cells, 1)
+    ]
+    rows = {name: (middle, worst, limit) for name, middle, worst, limit in page_of(compared_run, still[:3]).client.rows}
+    assert rows["Stood still at a stretch"] == ("200 ms", "300 ms", f"{1000 * summary.MAX_STANDSTILL_S:.0f} ms")
 
 
 def test_several_client_processes_are_told_apart(compared_run):

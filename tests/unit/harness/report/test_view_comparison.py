@@ -59,6 +59,12 @@ def test_a_target_that_the_card_cannot_reach_says_so_with_the_figure(compared_ru
     assert (found.ceiling_badge.text, found.ceiling) == ("unreachable", "at most 1.30× on this card")
 
 
+def test_a_target_that_needs_users_to_be_served_unlike_says_what_that_assumes(compared_run):
+    told = "at most 1.80x where all users are served alike"
+    found = one_target(compared_run, 1.1, 1.2, 1.25, met=False, ceiling_ratio=9.0, reach=f"unreachable: {told}")
+    assert (found.ceiling_badge.text, found.ceiling) == ("unreachable", told)
+
+
 def test_a_reachable_target_shows_its_ceiling_and_an_unknown_one_has_none(compared_run):
     found = one_target(compared_run, 2.1, 2.3, 2.5, met=True, ceiling_ratio=45.2, reach="reachable")
     assert (found.ceiling_badge.text, found.ceiling) == ("reachable", "at most 45.2× on this card")

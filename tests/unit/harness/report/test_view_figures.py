@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.records import CellState
+from harness.records import CellState, PowerCap
 from harness.report import words
 from harness.stats.summary import CEILING_FACTOR
 from tests.unit.harness.report.pages import page_of, replace
@@ -248,6 +248,26 @@ def test_link_throttling_and_strangers_are_told_in_sentences(compared_run):
     notes = page_of(compared_run, [busy]).telemetry.notes
     assert any(note.startswith("Other programs were on the card in 1 cell: llama.cpp") for note in notes)
     assert "The card's clocks were held down by nothing." in notes
+
+
+def test_whether_there_are_strangers_may_be_not_known_and_is_said(compared_run):
+    first = compared_run.cells[0]
+    blind = replace(first, telemetry=replace(first.telemetry, foreign_pids=None))
+    notes = page_of(compared_run, [blind]).telemetry.notes
+    assert any(note.startswith("Whether other programs were on the card cannot be told for 1 cell") for note in notes)
+    assert not any("No other program" in note for note in notes)
+
+
+def test_a_card_at_its_usual_power_limit_is_not_called_held_down(compared_run):
+    first = compared_run.cells[0]
+    usual = replace(first, telemetry=replace(first.telemetry, throttle={PowerCap.USUAL.value: 0.9}))
+    notes = page_of(compared_run, [usual]).telemetry.notes
+    assert any("usual power limit" in note and "in up to 90%" in note and "no fault" in note for note in notes)
+    assert "The card's clocks were held down by nothing else." in notes
+    host = replace(compared_run.run.host, gpu_power_limit_w=300.0, gpu_default_power_limit_w=450.0)
+    lowered = replace(first, telemetry=replace(first.telemetry, throttle={PowerCap.LOWERED.value: 0.9}))
+    page = page_of(compared_run, [lowered], host=host)
+    assert any("set below the card's usual one (300 W of 450 W), in up to 90%" in note for note in page.telemetry.notes)
 
 
 def test_without_readings_there_is_no_telemetry(compared_run):

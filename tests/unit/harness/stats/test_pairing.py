@@ -120,6 +120,17 @@ def test_a_missing_ratio_is_noticed_with_its_reason() -> None:
 # ---------------------------------------------------------------- the ratio
 
 
+@pytest.mark.parametrize("metric", ["output_tok_s", "ttft_s.p50", "tpot_s.p50"])
+def test_a_ratio_over_answers_of_other_length_says_so_in_its_own_row(metric: str) -> None:
+    old, new = ([cell(tokens=tokens)] * 2 for tokens in (128.0, 120.0))
+    fields = {name: {"p50": estimate(0.1)} for name in ("ttft_s", "tpot_s")}
+    old, new = ([msgspec.structs.replace(one, **fields) for one in side] for side in (old, new))
+    row = compared(old, new, metric=metric)
+    assert row.ratio is not None
+    assert "answers differ in length (128.0 and 120.0 tokens)" in row.reason
+    assert compared(old, old, metric=metric).reason == ""
+
+
 def test_more_tokens_a_second_are_faster() -> None:
     row = compared([cell(tok_s=x) for x in (100, 102)], [cell(tok_s=x) for x in (300, 303)], metric="output_tok_s")
     assert ratio_of(row).value == pytest.approx(scipy_stats.gmean([300, 303]) / scipy_stats.gmean([100, 102]))
@@ -346,6 +357,24 @@ def test_a_target_is_set_against_its_ceiling(ceilings: dict[str, float], reach: 
     rows = rows_of([cell()] * 2, [cell(ceilings=ceilings)] * 2, targets=[target(ratio=2.0)])
     assert rows[1, "e2e_s.p50"].reach == reach
     assert rows[1, "output_tok_s"].reach == ""  # no target there
+
+
+@pytest.mark.parametrize(
+    ("baseline_s", "reach"),
+    [
+        (0.9, "unreachable: at most 1.80x where all users are served alike"),
+        (1.1, "reachable"),
+        (0.15, "unreachable: at"),
+    ],
+)
+def test_a_whole_answer_of_many_users_is_set_against_the_mean_of_them_all(baseline_s: float, reach: str) -> None:
+    """Ten users at 128 tokens each and 2560 tok/s at most: 0.5 s on average, though one alone could have it in 0.1."""
+    limits = {"e2e_s": 0.1, "output_tok_s": 2560.0}
+    old = [msgspec.structs.replace(cell(e2e_s=baseline_s, tokens=128.0), users=10)] * 2
+    new = [msgspec.structs.replace(cell(ceilings=limits, tokens=128.0), users=10)] * 2
+    row = rows_of(old, new, targets=[target(ratio=2.0, users=10)])[10, "e2e_s.p50"]
+    assert row.reach.startswith(reach)
+    assert row.ceiling_ratio == pytest.approx(baseline_s / 0.1), "which holds whatever the server does"
 
 
 # ---------------------------------------------------------------- what asks for more repeats

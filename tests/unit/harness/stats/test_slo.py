@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.records import RequestRecord, Sampling, Slo, Workload
+from harness.stats.capacity import LOOK_CONFIDENCE
 from harness.stats.estimate import share
 from harness.stats.slo import keeps, needed_requests, refuse_unstreamed, slo
 
@@ -148,11 +149,11 @@ def test_limits_on_tokens_are_refused_where_answers_come_in_one_piece() -> None:
         refuse_unstreamed(both, whole)
 
 
-@pytest.mark.parametrize(("text", "needed"), [("ttft:p95<1s", 73), ("ttft:p99<1s", 381), ("ttft:p50<1s", 4)])
+@pytest.mark.parametrize(("text", "needed"), [("ttft:p95<1s", 111), ("ttft:p99<1s", 575), ("ttft:p50<1s", 6)])
 def test_so_many_requests_that_all_keep_a_limit_show_it(text: str, needed: int) -> None:
     one = slo(text)
     assert needed_requests(one) == needed
-    enough, few = share(needed, needed), share(needed - 1, needed - 1)
+    enough, few = (share(count, count, confidence=LOOK_CONFIDENCE) for count in (needed, needed - 1))
     assert enough is not None
     assert few is not None
     assert few.low < one.share <= enough.low

@@ -532,7 +532,11 @@ def test_a_wall_clock_that_was_set_is_told_and_spoils_nothing() -> None:
 def test_telemetry_is_that_of_the_window_with_its_flags() -> None:
     samples = tuple(
         TelemetrySample(
-            t_s=float(at), engine_rss_bytes=100, gpu_power_w=137.5, engine={EngineMetric.PREEMPTIONS: float(at)}
+            t_s=float(at),
+            engine_rss_bytes=100,
+            gpu_power_w=137.5,
+            gpu_foreign_pids=(),
+            engine={EngineMetric.PREEMPTIONS: float(at)},
         )
         for at in range(-5, 20)
     )

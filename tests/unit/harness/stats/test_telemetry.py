@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.records import EngineMetric, TelemetrySample, TelemetrySummary
+from harness.records import EngineMetric, PowerCap, TelemetrySample, TelemetrySummary
 from harness.stats.telemetry import flags, telemetry_summary
 from harness.stats.window import Window
 
@@ -140,7 +140,9 @@ def test_the_engines_queue_is_that_of_the_samples_that_know_it() -> None:
 
 
 def test_throttling_is_a_share_of_the_samples_that_saw_the_card() -> None:
-    held_down = [sample(t, gpu_power_w=1.0, gpu_throttle=("thermal",) if t < 12 else ()) for t in every()]
+    held_down = [
+        sample(t, gpu_power_w=1.0, gpu_foreign_pids=(), gpu_throttle=("thermal",) if t < 12 else ()) for t in every()
+    ]
     blind = [sample(t) for t in every()]
     found = summary([*held_down, *blind])
     assert found.throttle == {"thermal": pytest.approx(4 / 21)}
@@ -160,8 +162,55 @@ def test_strangers_and_preemptions_are_flags() -> None:
     )
 
 
+def test_nobody_else_on_the_card_and_not_known_are_two_things() -> None:
+    nobody = summary([sample(t, gpu_power_w=1.0, gpu_foreign_pids=()) for t in every()])
+    unknown = summary([sample(t, gpu_power_w=1.0) for t in every()])
+    assert (nobody.foreign_pids, flags(nobody)) == ((), ())
+    assert unknown.foreign_pids is None
+    (flag,) = flags(unknown)
+    assert "cannot be told" in flag
+    assert flags(summary([sample(t) for t in every()])) == (), "without a card there is nothing to tell"
+
+
+def test_samples_of_before_it_could_be_not_known_are_still_read() -> None:
+    old = b'{"t_s": 1.0, "gpu_power_w": 3.0, "gpu_foreign_pids": [], "gpu_throttle": ["software power cap"]}'
+    assert msgspec.json.decode(old, type=TelemetrySample).gpu_foreign_pids == ()
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (
+            PowerCap.USUAL,
+            "the card drew all the power that its maker allows in 100% of the samples, as under full load",
+        ),
+        (
+            PowerCap.LOWERED,
+            "clocks were held down in 100% of the samples: a power limit set below the card's usual one",
+        ),
+        (PowerCap.UNKNOWN, "clocks were held down in 100% of the samples: software power cap"),
+    ],
+)
+def test_a_power_limit_is_told_as_what_it_is(reason: PowerCap, said: str) -> None:
+    samples = [sample(t, gpu_power_w=450.0, gpu_foreign_pids=(), gpu_throttle=(reason.value,)) for t in every()]
+    (flag,) = flags(summary(samples))
+    assert flag.endswith(said)
+
+
+def test_the_highest_clock_is_known_beside_the_lowest() -> None:
+    found = summary([sample(t, gpu_clock_hz=1e9 + t * 1e7) for t in every()])
+    assert found.gpu_clock_min_hz is not None
+    assert found.gpu_clock_max_hz is not None
+    assert found.gpu_clock_max_hz > found.gpu_clock_min_hz
+
+
 def test_a_quiet_card_has_no_flag() -> None:
-    fields = {"gpu_power_w": 300.0, "gpu_pcie": "gen4 x16", "engine": {EngineMetric.PREEMPTIONS: 9.0}}
+    fields = {
+        "gpu_power_w": 300.0,
+        "gpu_foreign_pids": (),
+        "gpu_pcie": "gen4 x16",
+        "engine": {EngineMetric.PREEMPTIONS: 9.0},
+    }
     found = summary([sample(t, **fields) for t in every()])
     assert (found.has_gpu, found.preemptions, found.gpu_pcie) == (True, 0.0, "gen4 x16")
     assert flags(found) == ()

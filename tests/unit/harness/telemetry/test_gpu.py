@@ -3,6 +3,7 @@
 import pynvml
 import pytest
 
+from harness.records import PowerCap
 from harness.telemetry import Gpu
 from harness.telemetry.gpu import throttle_words
 from tests.fakes.nvml import LOST, NOT_SUPPORTED, UNKNOWN_QUESTION, Card, FakeNvml
@@ -21,7 +22,7 @@ def gpu(*cards: Card, visible: str | None = None, slices: dict[str, Card] | None
 
 
 def test_all_that_a_card_tells_is_read_in_our_units() -> None:
-    assert gpu(Card(reasons=0x04)).reading() == {
+    assert gpu(Card(reasons=0x08)).reading() == {
         "gpu_memory_bytes": 9 * 2**30,
         "gpu_power_w": 312.5,
         "gpu_energy_j": 7_000_000.0,
@@ -29,7 +30,7 @@ def test_all_that_a_card_tells_is_read_in_our_units() -> None:
         "gpu_clock_hz": 2.52e9,
         "gpu_memory_clock_hz": 10.501e9,
         "gpu_utilization_ratio": 0.97,
-        "gpu_throttle": ("software power cap",),
+        "gpu_throttle": ("hardware slowdown",),
         "gpu_pcie": "gen4 x16",
     }
 
@@ -60,7 +61,7 @@ def test_of_a_lost_card_nothing_is_known() -> None:
         assert lost.reading() == dict.fromkeys(lost.reading()) | {"gpu_throttle": ()}
         assert lost.process_ids() == ()
         assert lost.memory_used_bytes() is None
-        assert lost.foreign_pids([1]) == ()
+        assert lost.foreign_pids([1]) is None
 
 
 def test_the_facts_of_a_card_are_read_in_our_units() -> None:
@@ -68,10 +69,12 @@ def test_the_facts_of_a_card_are_read_in_our_units() -> None:
     assert (card.name, card.driver) == ("NVIDIA GeForce RTX 4090", "580.159.04")
     assert card.memory_bytes == 24 * 2**30
     assert card.power_limit_w == 450.0
+    assert gpu(Card(power_limit_mw=300_000)).default_power_limit_w == 450.0
 
 
 def test_facts_that_a_card_does_not_tell_are_none() -> None:
-    card = gpu(Card(memory_total=NOT_SUPPORTED, power_limit_mw=NOT_SUPPORTED))
+    card = gpu(Card(memory_total=NOT_SUPPORTED, power_limit_mw=NOT_SUPPORTED, usual_limit_mw=NOT_SUPPORTED))
+    assert card.default_power_limit_w is None
     assert card.memory_bytes is None
     assert card.power_limit_w is None
 
@@ -105,6 +108,22 @@ def test_each_bit_has_the_name_that_nvml_gives_it(bit: str, word: str) -> None:
     assert throttle_words(getattr(pynvml, f"nvmlClocksEventReason{bit}")) == (word,)
 
 
+@pytest.mark.parametrize(
+    ("limits", "word"),
+    [
+        ({}, PowerCap.USUAL),
+        ({"power_limit_mw": 449_999}, PowerCap.USUAL),
+        ({"power_limit_mw": 300_000}, PowerCap.LOWERED),
+        ({"usual_limit_mw": NOT_SUPPORTED}, PowerCap.UNKNOWN),
+        ({"power_limit_mw": NOT_SUPPORTED}, PowerCap.UNKNOWN),
+    ],
+)
+def test_a_card_at_its_usual_power_limit_is_told_from_one_that_was_given_a_lower_one(
+    limits: dict[str, object], word: PowerCap
+) -> None:
+    assert gpu(Card(reasons=0x04, **limits)).reading()["gpu_throttle"] == (word.value,)
+
+
 def test_a_driver_that_knows_the_older_question_only_is_asked_that_one() -> None:
     card = Card(reasons=UNKNOWN_QUESTION, older_reasons=0x40)
     assert gpu(card).reading()["gpu_throttle"] == ("hardware thermal slowdown",)
@@ -122,9 +141,16 @@ def test_a_card_that_only_the_engine_uses_has_no_foreign_program() -> None:
     assert gpu(Card(computing=(100,))).foreign_pids([100]) == ()
 
 
-def test_process_ids_of_another_namespace_call_nobody_a_stranger() -> None:
+def test_process_ids_of_another_namespace_call_nobody_a_stranger_and_nobody_alone() -> None:
     """In a container NVML may give the host's ids: the engine's own would be taken for a stranger's."""
-    assert gpu(Card(computing=(231_977,))).foreign_pids([100]) == ()
+    assert gpu(Card(computing=(231_977,))).foreign_pids([100]) is None
+
+
+def test_where_nvml_shows_no_program_or_refuses_to_it_cannot_be_told_who_is_there() -> None:
+    """In a container the list may be empty although the engine computes: that is not "nobody else"."""
+    assert gpu(Card()).foreign_pids([100]) is None
+    assert gpu(Card(computing=NOT_SUPPORTED)).foreign_pids([100]) is None
+    assert gpu(Card(computing=(100,)), Card(computing=NOT_SUPPORTED)).foreign_pids([100]) is None
 
 
 def test_a_program_without_an_id_beside_the_engine_is_told_as_zero() -> None:
@@ -221,7 +247,7 @@ def test_of_several_cards_amounts_are_added_and_the_worst_of_the_rest_counts() -
         "gpu_clock_hz": 1.8e9,
         "gpu_memory_clock_hz": 9e9,
         "gpu_utilization_ratio": 0.97,
-        "gpu_throttle": ("software power cap", "software thermal slowdown"),
+        "gpu_throttle": (PowerCap.USUAL.value, "software thermal slowdown"),
         "gpu_pcie": "gen3 x16",
     }
 

@@ -14,6 +14,7 @@ def test_the_host_tells_of_the_card_and_what_it_may_draw() -> None:
     seen = host(find_gpu=lambda: card_of(Card()))
     assert (seen.gpu, seen.gpu_driver) == ("NVIDIA GeForce RTX 4090", "580.159.04")
     assert (seen.gpu_memory_bytes, seen.gpu_power_limit_w) == (24 * 2**30, 450.0)
+    assert seen.gpu_default_power_limit_w == 450.0
 
 
 def test_a_host_without_a_card_has_none_of_its_figures() -> None:

@@ -5,8 +5,6 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from harness.telemetry import busy_cpu_ratio, tree
 from harness.telemetry.processes import MIN_APART_S, MachineCpu, ProcessReader, cpu_ratio, environment
 

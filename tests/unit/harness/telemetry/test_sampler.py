@@ -78,7 +78,6 @@ def test_without_a_gpu_and_with_an_engine_that_is_not_ours_nothing_is_zero() -> 
     for sample in sampler.samples:
         assert {name: getattr(sample, name) for name in GPU_FIELDS} == dict.fromkeys(GPU_FIELDS) | {
             "gpu_throttle": (),
-            "gpu_foreign_pids": (),
         }
         assert sample.engine_rss_bytes is None
         assert sample.engine_cpu_ratio is None
@@ -109,9 +108,7 @@ def test_a_card_that_is_lost_half_way_ends_its_readings_and_nothing_else(started
         wait_until(lambda: len(sampler.samples) > lost_at + 1)
     first, *_, last = sampler.samples
     assert first.gpu_power_w == 312.5
-    assert [getattr(last, name) for name in GPU_FIELDS if name not in {"gpu_throttle", "gpu_foreign_pids"}] == [
-        None
-    ] * 8
+    assert [getattr(last, name) for name in GPU_FIELDS if name != "gpu_throttle"] == [None] * 9
     assert last.engine_rss_bytes is not None
 
 

@@ -1,0 +1,31 @@
+"""Which candidate next, and what was learned.
+
+`space` and `axes` say what may be tried, `seeds` where to begin, `lessons` what failures rule out, `surrogate` and
+`chooser` which candidate is worth a launch, `study` keeps it all in Optuna's storage; `study` and `storage` are the
+files that know Optuna.
+"""
+
+from harness.search.axes import ALLOWABLE, Demand, demand_of, memory_need, refuse_unfit, space_for
+from harness.search.seeds import presets_of, seeds_for
+from harness.search.space import Axis, Cost, MemoryNeed, Seed, Space, key_of
+from harness.search.study import Candidate, Exhausted, Search
+
+__all__ = [
+    "ALLOWABLE",
+    "Axis",
+    "Candidate",
+    "Cost",
+    "Demand",
+    "Exhausted",
+    "MemoryNeed",
+    "Search",
+    "Seed",
+    "Space",
+    "demand_of",
+    "key_of",
+    "memory_need",
+    "presets_of",
+    "refuse_unfit",
+    "seeds_for",
+    "space_for",
+]

@@ -1,0 +1,50 @@
+"""Several sides that took turns, launch by launch, each against one of them."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from harness.records import Estimate
+from harness.stats.estimate import CONFIDENCE, on_logarithms
+
+
+def many_to_one(
+    control: Sequence[float], sides: Sequence[Sequence[float]], *, others: Sequence[Sequence[float]] = ()
+) -> list[Estimate | None]:
+    """The ratio of each side to the control, with intervals that hold all at once with 95%.
+
+    Launches are the sample, each with one logarithm. What differs from launch to launch is taken for alike on all
+    sides, so their variances are pooled, and that of `others` with them: two launches a side say little of it, those
+    of four sides a good deal. The intervals are Bonferroni's: who takes the best of three is not wrong more often
+    for it. (Dunnett's, JASA 50, 1955, 1096, would be up to 4% narrower.)
+
+    Args:     control, sides: logarithms, over 0 or under, larger is better; in any order. others: more launches that
+              say how much launches differ.
+    Returns:  None for a side without a launch, and for all where no group has two launches. `n` counts launches.
+    """
+    spread = pooled_spread([control, *sides, *others])
+    if spread is None or not control:
+        return [None] * len(sides)
+    deviation, freedom = spread
+    t = float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / max(len(sides), 1), freedom))
+    found: list[Estimate | None] = []
+    for side in sides:
+        if not side:
+            found.append(None)
+            continue
+        centre = float(np.mean(side) - np.mean(control))
+        half = t * deviation * math.sqrt(1 / len(side) + 1 / len(control))
+        found.append(on_logarithms(centre, centre - half, centre + half, n=len(side) + len(control), unit="ratio"))
+    return found
+
+
+def pooled_spread(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
+    """(standard deviation within the groups, its degrees of freedom). None where no group has two values."""
+    several = [np.asarray(group) for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in several)
+    if not freedom:
+        return None
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in several)
+    return math.sqrt(squares / freedom), freedom

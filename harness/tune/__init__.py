@@ -1,0 +1,38 @@
+"""`harness tune`: the baseline, then candidates, then a defended winner or the defaults; everything kept as it comes.
+
+`plan` says what is to be done and `world` where; `session` begins a study or goes on with one. `study` is the search:
+`objectives` says what better means, `spending` what there is time for, `launches` measures one launch, `contest` gives
+up who cannot win. `defence` measures the best again by the `rules`, `quality` compares answers, `crown` ends it.
+"""
+
+from harness.tune.crown import winner
+from harness.tune.objectives import Objective, objectives_named, refuse_unmeasurable
+from harness.tune.plan import PLAN_VERSION, SIMULATED, Plan, defaults_suffix, preset_file, role_of, vllm_spec
+from harness.tune.rules import judged_line
+from harness.tune.session import resume, run
+from harness.tune.spending import repeats_for
+from harness.tune.study import Study
+from harness.tune.trials import failed_trial, front_line
+from harness.tune.world import World
+
+__all__ = [
+    "PLAN_VERSION",
+    "SIMULATED",
+    "Objective",
+    "Plan",
+    "Study",
+    "World",
+    "defaults_suffix",
+    "failed_trial",
+    "front_line",
+    "judged_line",
+    "objectives_named",
+    "preset_file",
+    "refuse_unmeasurable",
+    "repeats_for",
+    "resume",
+    "role_of",
+    "run",
+    "vllm_spec",
+    "winner",
+]

@@ -1,0 +1,108 @@
+"""What a study ends with: the preset, and the note that says how far it may be believed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from harness import __version__, presets
+from harness.recording import Recording, utc_now
+from harness.records import Estimate, Flags, Outcome, Preset, Trial, Verdict
+from harness.stats.verdict import verdict
+from harness.tune.plan import Plan, preset_file, role_of
+
+CROWNING: Final = "The winner of the search:"
+"""How the note about the winner begins; a search that goes on replaces it."""
+
+
+def crown(plan: Plan, recording: Recording, trials: Sequence[Trial], *, results: Path) -> str:
+    """Writes the preset: what was defended, or undefended the best that is surely faster; else the defaults.
+
+    Returns:  The note about it; empty where nothing is new: what another run has found since stays then.
+    """
+    run, baseline = recording.run, trials[0]
+    best: Trial | None
+    if plan.is_defended:
+        assert run.defence is not None
+        defence = run.defence
+        best = None if defence.winner is None else trials[defence.winner]
+        flags = baseline.flags if best is None else defence.flags
+        ratio = next((one.ratio for one in defence.finals if best and one.name == role_of(best.number)), None)
+        role = "baseline" if best is None else f"final {role_of(best.number)}"
+        note = defended_note(trials, defence.reason, defence.dropped)
+    else:
+        best = winner(trials[1:])
+        flags, ratio = (baseline.flags, None) if best is None else (best.flags, best.objective)
+        role = role_of(0 if best is None else best.number)
+        note = undefended_note(trials, best)
+    found = preset_of(plan, recording, flags, ratio, role=role, is_default=best is None)
+    if run.preset is not None and msgspec.structs.replace(run.preset, created_utc=found.created_utc) == found:
+        return ""
+    path = preset_file(results, gpu=found.gpu, model=found.model, is_simulated=found.is_simulated)
+    presets.write_preset(found, path)
+    others = tuple(one for one in run.notes if not one.startswith(CROWNING))
+    recording.update(preset=found, notes=(*others, note))
+    return note
+
+
+def preset_of(
+    plan: Plan, recording: Recording, flags: Flags, ratio: Estimate | None, *, role: str, is_default: bool
+) -> Preset:
+    """The settings with all that is known of them.
+
+    Args:  role: of the cells whose figures they are told with.
+    """
+    run = recording.run
+    facts = next(facts for facts in run.engines if facts.role == "baseline")
+    against = "final baseline" if role.startswith("final") else "baseline"
+    mine, theirs = ([cell for cell in recording.folder.cells() if cell.role == side] for side in (role, against))
+    return Preset(
+        gpu=plan.profile.name,
+        model=plan.model.name,
+        flags=flags,
+        is_default=is_default,
+        objective="; ".join(f"{one.name}: {one.meaning}" for one in plan.objectives),
+        ratio=ratio,
+        vllm_version=facts.version,
+        gpu_title=plan.profile.title if plan.is_simulated else run.host.gpu or run.host.cpu,
+        run=recording.folder.id,
+        created_utc=utc_now(),
+        vllm_versions=presets.expiry(facts.version),
+        driver="" if plan.is_simulated else run.host.gpu_driver or "",
+        harness_version=__version__,
+        precision=facts.precision,
+        slos=plan.slos,
+        is_synthetic=facts.is_synthetic,
+        figures=() if is_default else presets.figures_of(mine, theirs),
+        is_simulated=plan.is_simulated,
+        is_defended=plan.is_defended and not is_default,
+    )
+
+
+def winner(trials: Sequence[Trial]) -> Trial | None:
+    """The best of the trials whose whole interval is above the defaults. None: there is none."""
+    faster = [
+        trial for trial in trials if trial.outcome == Outcome.MEASURED and verdict(trial.objective) == Verdict.FASTER
+    ]
+    return max(faster, key=lambda trial: trial.objective.value if trial.objective else 0.0, default=None)
+
+
+def defended_note(trials: Sequence[Trial], reason: str, dropped: Sequence[str]) -> str:
+    """What the defence came to."""
+    count = sum(trial.outcome == Outcome.MEASURED for trial in trials[1:])
+    left = f" Without {', '.join(f'--{name}' for name in dropped)} it is the same within the noise." if dropped else ""
+    return f"{CROWNING} of {count} candidates with figures. {reason}{left}"
+
+
+def undefended_note(trials: Sequence[Trial], best: Trial | None) -> str:
+    """What a search without a defence came to."""
+    measured = [trial for trial in trials[1:] if trial.objective is not None]
+    if best is not None:
+        return (
+            f"{CROWNING} chosen as the best of {len(measured)} candidates from one launch each, by the same "
+            "figures that are shown for it: such a figure is too good on average. A comparison measures it anew."
+        )
+    if measured:
+        return f"{CROWNING} none: no candidate was surely faster than vLLM's defaults. Keep them."
+    return f"{CROWNING} none: no candidate gave figures, so there was nothing to compare the defaults with."

@@ -1,0 +1,132 @@
+"""Whether settings that may change answers still give the baseline's: greedy answers to fixed questions, compared."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import httpx
+import msgspec
+
+from harness.engines import Engine
+from harness.errors import EngineCrashed
+from harness.records import Estimate, Flags
+from harness.stats.estimate import share
+
+MIN_AGREEMENT: Final = 0.7
+"""The whole interval of the share of equal answers must lie at or above it: with 32 questions 28 must be equal."""
+ANSWER_TOKENS: Final = 16
+"""Short: one token that differs makes all that follow differ, and says no more."""
+TIMEOUT_S: Final = 120.0
+CHANGING: Final = frozenset(
+    {
+        "kv-cache-dtype", "kv-cache-dtype-skip-layers", "calculate-kv-scales", "quantization", "dtype", "model",
+        "load-format", "speculative-config", "spec-method", "spec-model", "spec-tokens",
+    }
+)  # fmt: skip
+"""Flags that decide on weights, the KV cache's precision or speculation; `speculative-config.…` too."""
+
+QUESTIONS: Final = (
+    "What is the capital of France?",
+    "Name the four seasons in order, beginning with spring.",
+    "What is 17 plus 25?",
+    "Translate to French: Good morning, my friend.",
+    "Which planet is known as the red planet?",
+    "Finish the sentence: The early bird catches the",
+    "Write the first six prime numbers.",
+    "What colour do you get when you mix blue and yellow?",
+    "Who wrote the play Romeo and Juliet?",
+    "List three animals that lay eggs.",
+    "What is the opposite of the word ancient?",
+    "How many minutes are there in three hours?",
+    "Name the largest ocean on Earth.",
+    "Spell the word rhythm backwards.",
+    "Which gas do plants take in from the air?",
+    "Write a function in Python that returns the square of a number.",
+    "What is the chemical formula of water?",
+    "In one sentence: why is the sky blue?",
+    "Put these in order of size: house, ant, dog.",
+    "What is the past tense of the verb to go?",
+    "Name a country that borders Germany.",
+    "How many sides does a hexagon have?",
+    "What is the boiling point of water at sea level, in degrees Celsius?",
+    "Complete the pattern: 2, 4, 8, 16,",
+    "Which month has the fewest days?",
+    "Give a synonym for the word happy.",
+    "What do bees make?",
+    "Is the number 91 prime? Answer yes or no, then say why.",
+    "Write the word hello in capital letters.",
+    "Which instrument has 88 keys?",
+    "What is the freezing point of water in degrees Fahrenheit?",
+    "Name two metals that a magnet attracts.",
+)
+
+Ask = Callable[[Engine], tuple[str, ...]]
+"""`answers`, or what takes its place."""
+
+
+def changes_answers(flags: Flags) -> bool:
+    """Whether a flag decides on weights, the KV cache's precision or speculation."""
+    return any(name.replace("_", "-").partition(".")[0] in CHANGING for name in flags)
+
+
+def answers(engine: Engine) -> tuple[str, ...]:
+    """The engine's answers to all questions, greedy and one at a time. Raises: EngineError where it gives none."""
+    with httpx.Client(base_url=engine.url, timeout=TIMEOUT_S, trust_env=False) as http:
+        return tuple(answer(http, engine, question) for question in QUESTIONS)
+
+
+def answer(http: httpx.Client, engine: Engine, question: str) -> str:
+    """One answer."""
+    body = {
+        "model": engine.model,
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": ANSWER_TOKENS,
+        "temperature": 0.0,
+        "seed": 0,
+    }
+    try:
+        said = http.post("/v1/chat/completions", json=body)
+        said.raise_for_status()
+        return str(said.json()["choices"][0]["message"]["content"])
+    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        engine.check()  # a better name for it, where the engine has died
+        raise EngineCrashed(f"{engine.title} did not answer {question!r}: {error}", log=engine.log) from error
+
+
+def agreement(ours: Sequence[str], theirs: Sequence[str]) -> Estimate | None:
+    """The share of equal answers with Wilson's interval. None where nothing was asked."""
+    return share(sum(a == b for a, b in zip(ours, theirs, strict=True)), len(ours))
+
+
+def refusal(found: Estimate) -> str:
+    """Why settings with such answers are refused; empty where they are not."""
+    if found.low >= MIN_AGREEMENT:
+        return ""
+    return (
+        f"{round(found.value * found.n)} of {found.n} greedy answers are the baseline's: at least {found.low:.0%} "
+        f"agree, and {MIN_AGREEMENT:.0%} are asked"
+    )
+
+
+# ---------------------------------------------------------------- kept, for a study that goes on later
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """Where the answers of one side of the finals lie."""
+    return folder / f"answers-{name.replace(' ', '-')}.json"
+
+
+def keep(folder: Path, name: str, said: Sequence[str]) -> None:
+    """Writes them at once."""
+    path = path_of(folder, name)
+    draft = path.with_suffix(".tmp")
+    draft.write_bytes(msgspec.json.encode(tuple(said)))
+    draft.replace(path)
+
+
+def known(folder: Path, name: str) -> tuple[str, ...] | None:
+    """None: they were not asked yet."""
+    try:
+        return msgspec.json.decode(path_of(folder, name).read_bytes(), type=tuple[str, ...])
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,171 @@
+"""What launches cost, and how a budget is shared between the search and the defence of its winner; pure."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from harness import bench
+from harness.errors import UsageError
+from harness.progress import clock_text
+from harness.records import DefenceLaunch, Level, Record, Scenario, Trial
+from harness.tune.plan import Plan
+
+CLOSING_S: Final = 10.0
+"""For the preset and the report."""
+MAX_DEFENCE_SHARE: Final = 0.5
+"""Of the budget: a well proved first guess is worth less than a found one."""
+FINALS: Final = ((3, 3), (2, 3), (2, 2), (1, 2))
+"""(finalists, launches of each side), the best first. Two launches a side are the least that carry an interval."""
+ENOUGH_LAUNCHES: Final = 12
+"""A budget with room for fewer of them is better spent on more candidates than on more repeats."""
+ABLATED_FLAGS: Final = 3
+"""So many flags are expected, as long as no winner is known."""
+
+
+class Costs(Record, frozen=True, kw_only=True):
+    """Seconds that things take in this study, by what was measured so far."""
+
+    launch_s: float
+    """From the command to the first request and from the last one to the end of the engine, on average."""
+    longest_launch_s: float
+    level_s: dict[str, float]
+    """One repeat of each load, on average, by its name."""
+
+    def of(self, levels: Iterable[Level], repeats: int) -> float:
+        """One launch with so many repeats of these loads."""
+        return self.launch_s + repeats * sum(self.level_s[level.name] for level in levels)
+
+    def at_most(self, levels: Iterable[Level], repeats: int) -> float:
+        """The same where the launch takes as long as the longest one."""
+        return self.of(levels, repeats) + self.longest_launch_s - self.launch_s
+
+
+class Split(Record, frozen=True, kw_only=True):
+    """What is kept of a budget for the time after the search."""
+
+    finals_s: float
+    """0: the budget has no room for finals."""
+    ablation_s: float
+
+    @property
+    def whole_s(self) -> float:
+        """Of both."""
+        return self.finals_s + self.ablation_s
+
+
+def first_guess(plan: Plan) -> Costs:
+    """What launches cost, before there was one."""
+    return guessed_costs(plan.scenario, plan.levels, launch_s=bench.LAUNCH_GUESS_S[plan.engine])
+
+
+def guessed_costs(scenario: Scenario, levels: Iterable[Level], *, launch_s: float) -> Costs:
+    """Before anything was launched: each load is held for as long as its scenario asks at least."""
+    held_s = bench.held_s(scenario.load)
+    return Costs(launch_s=launch_s, longest_launch_s=launch_s, level_s={level.name: held_s for level in levels})
+
+
+def costs(done: Iterable[Trial | DefenceLaunch], *, guess: Costs, repeats: int, defence_repeats: int) -> Costs:
+    """By the launches that came to their end; what none of them tells is guessed."""
+    launches_s: list[float] = []
+    by_level: dict[str, list[float]] = {}
+    for one in done:
+        if not one.level_s or one.retries:
+            continue
+        times = repeats if isinstance(one, Trial) else defence_repeats
+        launches_s.append(max(one.wall_s - times * sum(one.level_s.values()), 0.0))
+        for name, level_s in one.level_s.items():
+            by_level.setdefault(name, []).append(level_s)
+    if not launches_s:
+        return guess
+    return Costs(
+        launch_s=sum(launches_s) / len(launches_s),
+        longest_launch_s=max(launches_s),
+        level_s=guess.level_s | {name: sum(found) / len(found) for name, found in by_level.items()},
+    )
+
+
+def repeats_for(plan: Plan, *, least: int = 2) -> int:
+    """Of each load: the plan's, or the fewest that carry an interval where the budget would allow few candidates."""
+    if plan.budget_s is None:
+        return plan.repeats
+    whole_s = first_guess(plan).of(plan.levels, plan.repeats)
+    return plan.repeats if plan.budget_s >= ENOUGH_LAUNCHES * whole_s else min(plan.repeats, least)
+
+
+def refuse_short_budget(budget_s: float, least_s: float) -> None:
+    """Raises: UsageError where not even the baseline can be measured in this time."""
+    if budget_s < least_s + CLOSING_S:
+        raise UsageError(
+            f"--budget {clock_text(budget_s)}: one launch with all its loads takes about {clock_text(least_s)}, and "
+            "the baseline alone needs one",
+            hint=f"allow {clock_text(12 * least_s)} or more, or measure less: fewer --users, fewer --repeats",
+        )
+
+
+# ---------------------------------------------------------------- the defence's share
+
+
+def ablation_launches(flags: int, *, blocks: int) -> int:
+    """The winner and it without each of so many flags, in each block; then without all that did nothing, once more."""
+    if not flags:
+        return 0
+    confirmation = 2 * blocks if flags > 1 else 0
+    return (1 + flags) * blocks + confirmation
+
+
+def split(budget_s: float, *, one_s: float) -> Split:
+    """What is kept for the defence while the search goes on: as much as is good, and no more than half.
+
+    Args:  one_s: of one launch of the defence.
+    """
+    most_s = MAX_DEFENCE_SHARE * budget_s
+    for finalists, blocks in FINALS[1:]:
+        finals_s = (1 + finalists) * blocks * one_s
+        for flags in (ABLATED_FLAGS, 0):
+            ablation_s = ablation_launches(flags, blocks=1) * one_s
+            if finals_s + ablation_s <= most_s:
+                return Split(finals_s=finals_s, ablation_s=ablation_s)
+    return Split(finals_s=0.0, ablation_s=0.0)
+
+
+def finals_that_fit(
+    left_s: float | None, *, one_s: float, candidates: int, ablation_s: float, tried: int
+) -> tuple[int, int] | None:
+    """(finalists, launches of each side), with time for the ablation behind them where that is possible.
+
+    Args:     left_s: of the budget. None: there is none, and finals take no more launches than the search took.
+              candidates: for the finals, as many as there are. tried: candidates of the search.
+    Returns:  None: no finals fit, or there is no candidate.
+    """
+    shapes = list(dict.fromkeys((min(finalists, candidates), blocks) for finalists, blocks in FINALS))
+    if not candidates:
+        return None
+    if left_s is None:
+        return next((one for one in shapes if (1 + one[0]) * one[1] <= tried), shapes[-1])
+    for kept_s in (ablation_s, 0.0):
+        for finalists, blocks in shapes:
+            if (1 + finalists) * blocks * one_s + kept_s <= left_s:
+                return finalists, blocks
+    return None
+
+
+def ablation_that_fits(left_s: float | None, *, one_s: float, flags: int, tried: int) -> tuple[int, int]:
+    """(flags, launches of each side): all flags twice, or as many as can be removed in the time. (0, 0): none.
+
+    Without a budget it is twice only where that takes no more launches than the search took.
+    """
+    if not flags:
+        return 0, 0
+    if left_s is None:
+        return flags, 2 if ablation_launches(flags, blocks=2) <= tried else 1
+    for blocks in (2, 1):
+        if ablation_launches(flags, blocks=blocks) * one_s <= left_s:
+            return flags, blocks
+    for fewer in range(flags - 1, 0, -1):
+        if ablation_launches(fewer, blocks=1) * one_s <= left_s:
+            return fewer, 1
+    return 0, 0
+
+
+def alternating(sides: Sequence[str], block: int) -> list[str]:
+    """The order of a block's launches: every other one in the opposite order, so that drift falls on all."""
+    return list(sides) if block % 2 else list(reversed(sides))

@@ -1,0 +1,376 @@
+"""A study in its run folder: the baseline, the search, the defence of its winner, the preset.
+
+What it knows it reads from the folder, so that whatever ends it costs at most the launch under way.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from harness import bench, engines
+from harness.bench import Part, planned_steps
+from harness.errors import EngineContextTooLong, EngineNotFound, MeasurementInvalid
+from harness.progress import Progress, Say, clock_text
+from harness.recording import Recording
+from harness.records import Asked, Cell, Estimate, Flags, Ladder, Outcome, Trial
+from harness.search import Candidate, Demand, Exhausted, demand_of
+from harness.tune import spending
+from harness.tune.contest import Contest
+from harness.tune.crown import crown
+from harness.tune.defence import Defender
+from harness.tune.launches import Launched, Launcher, never
+from harness.tune.objectives import Scores, aimed_levels, front, telling_order, together, unmet_note, users_text
+from harness.tune.plan import Plan, defaults_suffix, role_of, spec_for
+from harness.tune.rules import repeats_of
+from harness.tune.spending import first_guess
+from harness.tune.trials import failed_trial, flags_text, front_line, simulated, trial_line
+from harness.tune.world import World, spent_before_s
+
+BASELINE_TRIES: Final = 2
+UNMET: Final = "No settings kept"
+"""How the note begins about limits that nobody kept."""
+MIN_READY_S: Final = 300.0
+READY_FACTOR: Final = 3.0
+"""A launch that takes so many times as long as the slowest one hangs."""
+
+
+class Study:
+    """A search in a run folder."""
+
+    def __init__(self, plan: Plan, recording: Recording, *, say: Say, world: World) -> None:
+        self.plan, self.recording, self._world = plan, recording, world
+        self.objectives = plan.objectives
+        self.scores = Scores(recording.folder, plan.scenario)
+        self._order = telling_order(self.objectives, plan.users)
+        folder = recording.folder
+        self._trials = list(folder.trials())
+        whole = {(role_of(trial.number), 1) for trial in self._trials}
+        whole |= {(one.role, one.block) for one in folder.defence()}
+        folder.set_aside(lambda cell: (cell.role, cell.block) not in whole)
+        self._cells = list(folder.cells())
+        self._contest = Contest(
+            self.objectives, plan.users, self.scores, trials=lambda: self._trials, cells_of=self._cells_of
+        )
+        self._since = world.clock() - spent_before_s(folder)
+        left = (plan.trials if plan.trials is not None else 1) + 1 - len(self._trials)
+        self._one_trial = planned_steps(plan.engine, [plan.scenario], repeats=plan.repeats)
+        marked = simulated(say) if plan.is_simulated else say
+        self.progress = Progress(self._one_trial * max(left, 0), say=marked, now=world.clock)
+        self._launcher = Launcher(
+            plan.scenario, recording, self.progress, clock=world.clock, pause=world.pause, launch=world.launch
+        )
+
+    # ------------------------------------------------------------ the order of things
+
+    def go_on(self, results: Path) -> None:
+        """Baseline, candidates, defence, preset. Raises: EngineError of the baseline, KeyboardInterrupt."""
+        if self.plan.profile.is_cpu:
+            self.recording.add_note("Measured on a CPU: the figures say nothing about a GPU.")
+        self._note_what_is_asked(() if self.recording.run.asked is None else self.recording.run.asked.ladders)
+        if not self._trials:
+            self._measure_baseline()
+        self._refuse_useless_baseline()
+        self._search(results)
+        self._tell_what_was_met()
+        if self.plan.is_defended:
+            self._defend()
+        self.progress.note(crown(self.plan, self.recording, self._trials, results=results) or "nothing new was found")
+
+    def _search(self, results: Path) -> None:
+        """Candidates, until there are enough, the time is over, or none is left."""
+        if not self._may_go_on():
+            return
+        search = self._world.make_search(
+            self.plan,
+            folder=self.recording.folder,
+            results=results,
+            demand=self.demand,
+            longest_tokens=self._longest_context(),
+            violations=self._violations,
+        )
+        self._note_what_is_asked(search.ladders)
+        search.remember(self._trials)
+        while self._may_go_on():
+            try:
+                candidate = search.ask()
+            except Exhausted:
+                self.progress.note("every candidate of the search space has been tried")
+                return
+            try:
+                trial = self._try(candidate)
+            except BaseException:
+                search.give_back(candidate.ticket)
+                raise
+            search.tell(candidate.ticket, self._told(trial), constraints=trial.constraints)
+            search.learn(trial)
+
+    def _note_what_is_asked(self, ladders: tuple[Ladder, ...]) -> None:
+        plan = self.plan
+        asked = Asked(
+            objectives={one.name: one.meaning for one in self.objectives},
+            users=plan.users,
+            repeats=plan.repeats,
+            slos=plan.slos,
+            trials=plan.trials,
+            budget_s=plan.budget_s,
+            is_defended=plan.is_defended,
+            ladders=ladders,
+        )
+        self.recording.update(asked=asked)
+
+    def _told(self, trial: Trial) -> tuple[float, ...] | None:
+        """The logarithm of each objective's ratio; of a stopped trial of what was measured. None: nothing to tell."""
+        found = [trial.objectives.get(one.name, trial.partial) for one in self.objectives]
+        known = [one for one in found if one is not None]
+        return tuple(math.log(one.value) for one in known) if len(known) == len(found) else None
+
+    # ------------------------------------------------------------ the budget
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds since the study began, those of earlier stretches counted."""
+        return self._world.clock() - self._since
+
+    def left_s(self) -> float | None:
+        """For launches. None: there is no budget."""
+        return None if self.plan.budget_s is None else self.plan.budget_s - self.spent_s - spending.CLOSING_S
+
+    @property
+    def costs(self) -> spending.Costs:
+        """By what was measured so far."""
+        return spending.costs(
+            [*self._trials, *self.recording.folder.defence()],
+            guess=first_guess(self.plan),
+            repeats=self.plan.repeats,
+            defence_repeats=repeats_of(self.plan),
+        )
+
+    def _defence_launch_s(self) -> float:
+        launch_s: float = self.costs.of(aimed_levels(self.objectives), repeats_of(self.plan))
+        return launch_s
+
+    def _search_left_s(self) -> float | None:
+        """What is left of the budget, less what the defence needs."""
+        left_s = self.left_s()
+        if left_s is None or self.plan.budget_s is None or not self.plan.is_defended:
+            return left_s
+        return left_s - spending.split(self.plan.budget_s, one_s=self._defence_launch_s()).whole_s
+
+    def _may_go_on(self) -> bool:
+        if self.plan.trials is not None and len(self._trials) - 1 >= self.plan.trials:
+            return False
+        left_s = self._search_left_s()
+        if left_s is not None and self.costs.at_most(self._order, self.plan.repeats) > left_s:
+            self.progress.note(
+                f"{clock_text(self.spent_s)} of {clock_text(self.plan.budget_s or 0.0)} are spent: no room for "
+                f"another candidate{' beside the defence of the best' if self.plan.is_defended else ''}"
+            )
+            return False
+        return True
+
+    # ------------------------------------------------------------ the baseline
+
+    def _measure_baseline(self) -> None:
+        """Trial 0: vLLM's own defaults. One mended try where they do not start; a second failure ends the study."""
+        flags: Flags = {}
+        for attempt in range(1, BASELINE_TRIES + 1):
+            self.recording.folder.set_aside_cells(whole_roles=())  # of an attempt that failed under load
+            launched = self._measured(0, flags)
+            error = launched.error
+            if error is None:
+                trial = self._trial_of(0, flags, launched, origin="")
+                self._kept(trial, launched)
+                return
+            if attempt == BASELINE_TRIES or isinstance(error, EngineNotFound):
+                raise error
+            self.progress.note(f"the baseline failed: {error.message}")
+            if isinstance(error, EngineContextTooLong) and error.fits:
+                flags = {"max-model-len": self._longest_step(error.fits)}
+                self.recording.add_note(
+                    f"vLLM's own defaults do not start here ({error.message}); the baseline is the defaults with "
+                    f"--max-model-len {flags['max-model-len']}."
+                )
+
+    def _longest_step(self, tokens: int) -> int:
+        return max((step for step in self.plan.profile.search.max_model_len if step <= tokens), default=tokens)
+
+    def _refuse_useless_baseline(self) -> None:
+        """Raises: MeasurementInvalid where no candidate could be compared with what the baseline gave."""
+        cells = self._cells_of(0)
+        for one in self.objectives:
+            for users in one.levels:
+                mine = [cell for cell in cells if cell.users == users]
+                count = sum(self.scores.logarithm(cell, one) is not None for cell in mine)
+                if count < 2:
+                    doubts = sorted({reason for cell in mine for reason in cell.reasons}) or [
+                        "too few requests in a repeat for this figure"
+                    ]
+                    raise MeasurementInvalid(
+                        f"the baseline has {count} valid repeats of {one.metric} at {users_text((users,))}, "
+                        f"2 are needed: {'; '.join(doubts)}",
+                        hint="run `harness doctor`; more --repeats or a longer scenario may help",
+                    )
+
+    # ------------------------------------------------------------ candidates
+
+    def _try(self, candidate: Candidate) -> Trial:
+        """One candidate, measured, stopped or failed, written and said. Raises: EngineError that is not its fault."""
+        number = len(self._trials)
+        self.progress.note(f"{role_of(number)} ({candidate.origin}): {flags_text(candidate.flags)}")
+        launched = self._measured(number, candidate.flags)
+        if launched.error is not None:
+            trial = failed_trial(number, candidate.flags, launched.error, wall_s=launched.wall_s)
+            trial = msgspec.structs.replace(
+                trial,
+                origin=candidate.origin,
+                launch_s=launched.launch_s,
+                died_under_users=launched.died_under.users if launched.died_under else None,
+                retries=launched.retries,
+            )
+        else:
+            trial = self._trial_of(number, candidate.flags, launched, origin=candidate.origin)
+        self._kept(trial, launched)
+        self.progress.note(trial_line(trial, spent_s=self.spent_s, budget_s=self.plan.budget_s))
+        self._skip_rest(launched)
+        return trial
+
+    def _kept(self, trial: Trial, launched: Launched) -> None:
+        self._trials.append(trial)
+        self._cells += launched.cells
+        self.recording.folder.append_trial(trial)
+
+    def _measured(self, number: int, flags: Flags) -> Launched:
+        """One launch and all its cells."""
+        plan = self.plan
+        spec = spec_for(plan, flags)
+        if number:
+            spec = msgspec.structs.replace(spec, ready_timeout_s=self._ready_timeout_s(spec.ready_timeout_s))
+        suffix = defaults_suffix(plan.profile) if number == 0 else f", trial {number}"
+        part = Part(spec=spec, role=role_of(number), title_suffix=suffix)
+        judge = functools.partial(self._judge, flags) if number else never
+        return self._launcher.measured(part, self._order, repeats=plan.repeats, judge=judge)
+
+    def _ready_timeout_s(self, most_s: float) -> float:
+        """A launch that hangs must not eat the budget."""
+        slowest_s = max((trial.launch_s for trial in self._trials if trial.launch_s is not None), default=most_s)
+        patient_s = min(most_s, max(MIN_READY_S, READY_FACTOR * slowest_s))
+        left_s = self._search_left_s()
+        return patient_s if left_s is None else max(min(patient_s, left_s), slowest_s)
+
+    def _judge(self, flags: Flags, cells: Sequence[Cell], is_whole: bool) -> str:  # noqa: FBT001 - a judge
+        """Why to stop a candidate, after a cell; empty to go on."""
+        left_s = self._search_left_s()
+        if left_s is not None and left_s < 0:
+            return "the budget has no more time for it"
+        return self._contest.hopeless(flags, cells) if is_whole else ""
+
+    def _trial_of(self, number: int, flags: Flags, launched: Launched, *, origin: str) -> Trial:
+        cells, baseline = launched.cells, self._cells_of(0) if number else []
+        ratios = {one.name: self.scores.ratio(baseline, cells, one) for one in self.objectives if number}
+        objectives = {name: found for name, found in ratios.items() if found is not None}
+        whole = together(list(objectives.values())) if len(objectives) == len(self.objectives) else None
+        doubts = sorted({reason for cell in cells for reason in cell.reasons})
+        if number and whole is None and not doubts and not launched.stopped:
+            doubts = [
+                f"fewer than 2 valid repeats of {' or '.join(one.metric for one in self.objectives)} at some load"
+            ]
+        outcome = Outcome.MEASURED if number == 0 or whole is not None else Outcome.INVALID
+        assert launched.facts is not None
+        return Trial(
+            number=number,
+            flags=flags,
+            outcome=Outcome.STOPPED if launched.stopped else outcome,
+            objective=whole,
+            reason="; ".join(filter(None, (launched.stopped, *doubts))),
+            log=launched.facts.log,
+            launch_s=launched.launch_s,
+            wall_s=launched.wall_s,
+            origin=origin,
+            objectives=objectives,
+            stopped=launched.stopped,
+            partial=self._partial(cells) if launched.stopped else None,
+            level_s=launched.level_s,
+            retries=launched.retries,
+            kept=self._shares(cells),
+        )
+
+    def _partial(self, cells: Sequence[Cell]) -> Estimate | None:
+        """The ratio to the baseline over the loads that were measured whole."""
+        counts = {users: sum(cell.users == users for cell in cells) for users in self.plan.users}
+        measured = {users for users, count in counts.items() if count == self.plan.repeats}
+        found = [
+            self.scores.ratio_at(self._cells_of(0), cells, one, levels=[u for u in one.levels if u in measured])
+            for one in self.objectives
+        ]
+        known = [one for one in found if one is not None]
+        return together(known) if known and len(known) == len(found) else None
+
+    def _shares(self, cells: Sequence[Cell]) -> dict[str, Estimate]:
+        return {
+            text: found for one in self.objectives if one.slos for text, found in self.scores.kept(cells, one).items()
+        }
+
+    def _skip_rest(self, launched: Launched) -> None:
+        """Takes the steps that a stopped or failed trial did not come to out of the time left."""
+        kinds = [kind for kind, _ in self._one_trial]
+        launch, *cells = kinds
+        done = {bench.cell_step(self.plan.engine, self.plan.scenario, level): 0 for level in self._order}
+        for cell in launched.cells:
+            for level in self._order:
+                if level.users == cell.users:
+                    done[bench.cell_step(self.plan.engine, self.plan.scenario, level)] += 1
+        if launched.facts is None:
+            self.progress.skip(launch)
+        for kind in cells:
+            if done[kind]:
+                done[kind] -= 1
+            else:
+                self.progress.skip(kind)
+
+    # ------------------------------------------------------------ what is known
+
+    def _cells_of(self, number: int) -> list[Cell]:
+        return [cell for cell in self._cells if cell.role == role_of(number)]
+
+    @property
+    def demand(self) -> Demand:
+        """What the load asks for, as the baseline's server counted it."""
+        prompts = [cell.prompt_tokens_mean for cell in self._cells_of(0) if cell.prompt_tokens_mean is not None]
+        return demand_of(self.plan.scenario, most_users=max(self.plan.users), prompt_tokens=max(prompts, default=None))
+
+    def _longest_context(self) -> int:
+        return int(self._trials[0].flags.get("max-model-len", self.plan.model.shape.max_context_tokens))
+
+    def _violations(self, flags: Flags) -> Sequence[str]:
+        return engines.violations(flags, model_max_len=self._longest_context(), needed_tokens=self.demand.needed_tokens)
+
+    # ------------------------------------------------------------ the end
+
+    def _tell_what_was_met(self) -> None:
+        """Notes of limits that nobody kept, and the front of several objectives."""
+        others = tuple(known for known in self.recording.run.notes if not known.startswith(UNMET))
+        notes = [note for one in self.objectives if (note := unmet_note(self._trials, one))]
+        for note in notes:
+            self.progress.note(note)
+        names = [one.name for one in self.objectives]
+        found = front(self._trials, names) if len(names) > 1 else ()
+        if found:
+            self.progress.note(front_line(self._trials, found))
+        self.recording.update(notes=(*others, *notes), front=found)
+
+    def _defend(self) -> None:
+        Defender(
+            self.plan,
+            self.recording,
+            self._launcher,
+            self.progress,
+            trials=self._trials,
+            ask=self._world.ask,
+            violations=self._violations,
+            left_s=self.left_s,
+            one_s=self._defence_launch_s,
+        ).go_on()

@@ -1,0 +1,92 @@
+"""What a study is carried out in: this machine, or one that is not there."""
+
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from harness import bench
+from harness.records import Ladder, Trial
+from harness.search import Candidate
+from harness.simulation import Machine
+from harness.store import RunFolder
+from harness.tune import quality
+from harness.tune.launches import Clock, Launch
+from harness.tune.plan import Plan, spec_for
+from harness.tune.quality import Ask
+from harness.tune.start import search_for
+
+
+class SearchLike(Protocol):
+    """What a study asks of `search.Search`."""
+
+    @property
+    def ladders(self) -> tuple[Ladder, ...]:
+        """Among what it looks."""
+        ...
+
+    def remember(self, trials: Iterable[Trial]) -> None:
+        """What was tried before."""
+        ...
+
+    def ask(self) -> Candidate:
+        """Raises: Exhausted."""
+        ...
+
+    def tell(self, ticket: int, values: tuple[float, ...] | None, *, constraints: dict[str, float]) -> None:
+        """What came of it."""
+        ...
+
+    def give_back(self, ticket: int) -> None:
+        """It was interrupted."""
+        ...
+
+    def learn(self, trial: Trial) -> None:
+        """Cuts from how it ended."""
+        ...
+
+
+MakeSearch = Callable[..., SearchLike]
+"""`start.search_for`, or what takes its place."""
+
+
+class World:
+    """What a study is carried out in: its clock, its pauses, its engines.
+
+    Args:  clock: seconds. pause: waits. launch: as `bench.launched`. ask: answers of an engine to the fixed questions;
+           None: it gives none. make_search: as `start.search_for`.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+        launch: Launch = bench.launched,
+        ask: Ask | None = quality.answers,
+        make_search: MakeSearch = search_for,
+    ) -> None:
+        self.clock, self.pause, self.launch, self.ask, self.make_search = clock, pause, launch, ask, make_search
+
+
+def world_of(plan: Plan, folder: RunFolder) -> World:
+    """This machine, or for a simulated study one that is not there, whose time goes on where the study had come to."""
+    if not plan.is_simulated:
+        return World()
+    simulation = spec_for(plan, {}).simulation
+    assert simulation is not None
+    launches = len(folder.trials()) + len(folder.defence())
+    draws = msgspec.structs.replace(simulation, seed=plan.seed * 1009 + launches)
+    machine = Machine(draws, now_s=spent_before_s(folder))
+
+    def pause(seconds: float) -> None:
+        machine.now_s += seconds
+
+    return World(clock=machine.clock, pause=pause, launch=functools.partial(bench.launched, machine=machine), ask=None)
+
+
+def spent_before_s(folder: RunFolder) -> float:
+    """Seconds of all launches that came to their end."""
+    return sum(trial.wall_s for trial in folder.trials()) + sum(one.wall_s for one in folder.defence())

@@ -1,0 +1,54 @@
+"""Sides that took turns: intervals that hold all at once, and what others say of the noise."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.stats.turns import many_to_one, pooled_spread
+
+LAUNCHES = st.lists(st.floats(-1, 1), min_size=1, max_size=4)
+
+
+def test_two_sides_of_two_launches_are_student_s_t():
+    """By hand: means 0.10 and 0, pooled standard deviation 0.01414, t(2 df, 97.5%) = 4.3027."""
+    (found,) = many_to_one([-0.01, 0.01], [[0.09, 0.11]])
+    assert found is not None
+    assert found.value == pytest.approx(2.718281828**0.1)
+    assert found.high / found.value == pytest.approx(2.718281828 ** (4.3027 * 0.014142), rel=1e-3)
+    assert found.n == 4
+
+
+def test_more_sides_ask_for_more():
+    alone = many_to_one([0.0, 0.01], [[0.1, 0.11]])[0]
+    among = many_to_one([0.0, 0.01], [[0.1, 0.11], []])[0]
+    assert alone is not None
+    assert among is not None
+    assert among.low < alone.low
+
+
+def test_no_launch_and_no_spread_give_no_interval():
+    assert many_to_one([0.0, 0.1], [[]]) == [None]
+    assert many_to_one([0.0], [[0.1]]) == [None]
+    assert many_to_one([], [[0.1, 0.2]]) == [None]
+    assert many_to_one([0.0], [[0.1]], others=[[0.0, 0.01]])[0] is not None
+
+
+@given(LAUNCHES, st.lists(LAUNCHES, min_size=1, max_size=3))
+def test_every_interval_holds_its_value(control, sides):
+    for found in many_to_one(control, sides):
+        assert found is None or found.low <= found.value <= found.high
+
+
+def test_the_spread_is_within_groups_alone():
+    assert pooled_spread([[0.0, 0.0], [5.0, 5.0]]) == (0.0, 2)
+    assert pooled_spread([[1.0], []]) is None
+
+
+def test_where_no_side_differs_some_interval_leaves_one_out_in_at_most_five_of_a_hundred_studies():
+    draws, studies, wrong = random.Random(3), 2000, 0
+    for _ in range(studies):
+        control, *sides = ([draws.gauss(0, 0.015) for _ in range(3)] for _ in range(4))
+        wrong += any(one is not None and not one.low <= 1 <= one.high for one in many_to_one(control, sides))
+    assert wrong / studies <= 0.06

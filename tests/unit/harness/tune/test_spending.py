@@ -1,0 +1,99 @@
+"""How a budget is shared: never more than there is, the defence before the luxury, short budgets refused at once."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UsageError
+from harness.records import DefenceLaunch, Level, Outcome, Trial
+from harness.tune import spending
+from harness.tune.spending import Costs, ablation_launches, ablation_that_fits, finals_that_fit, split
+from tests.unit.harness.tune.worlds import plan
+
+SECONDS = st.floats(1.0, 1e4)
+
+
+@given(SECONDS, SECONDS)
+def test_no_more_than_half_of_the_budget_is_kept_for_the_defence(budget_s, one_s):
+    found = split(budget_s, one_s=one_s)
+    assert 0 <= found.whole_s <= budget_s / 2 + 1e-6
+    assert found.finals_s >= 4 * one_s * 0.999 or found.whole_s == 0
+
+
+@given(SECONDS, st.floats(0.0, 1e5), st.integers(0, 5), st.integers(0, 8), st.integers(1, 40))
+def test_finals_and_ablation_that_are_begun_fit_into_the_time(one_s, left_s, candidates, flags, tried):
+    ablation_s = ablation_launches(flags, blocks=1) * one_s
+    shape = finals_that_fit(left_s, one_s=one_s, candidates=candidates, ablation_s=ablation_s, tried=tried)
+    if shape is not None:
+        finalists, blocks = shape
+        assert 1 <= finalists <= candidates
+        assert blocks >= 2
+        assert (1 + finalists) * blocks * one_s <= left_s
+    removed, blocks = ablation_that_fits(left_s, one_s=one_s, flags=flags, tried=tried)
+    assert 0 <= removed <= flags
+    assert ablation_launches(removed, blocks=blocks) * one_s <= left_s or removed == 0
+
+
+@given(SECONDS, st.integers(1, 5), st.integers(1, 40))
+def test_more_time_never_gives_fewer_launches(one_s, candidates, tried):
+    def launches(left_s: float) -> int:
+        shape = finals_that_fit(left_s, one_s=one_s, candidates=candidates, ablation_s=0.0, tried=tried)
+        return 0 if shape is None else (1 + shape[0]) * shape[1]
+
+    assert sorted(map(launches, (0.0, 3 * one_s, 5 * one_s, 8 * one_s, 50 * one_s))) == list(
+        map(launches, (0.0, 3 * one_s, 5 * one_s, 8 * one_s, 50 * one_s))
+    )
+
+
+def test_without_a_budget_the_finals_take_no_more_launches_than_the_search():
+    assert finals_that_fit(None, one_s=1, candidates=3, ablation_s=0, tried=12) == (3, 3)
+    assert finals_that_fit(None, one_s=1, candidates=3, ablation_s=0, tried=9) == (2, 3)
+    assert finals_that_fit(None, one_s=1, candidates=3, ablation_s=0, tried=2) == (1, 2)
+
+
+def test_nothing_is_removed_where_there_is_no_flag():
+    assert ablation_that_fits(None, one_s=1, flags=0, tried=9) == (0, 0)
+
+
+def test_costs_are_those_of_launches_that_came_to_their_end_without_others_in_the_way():
+    guess = Costs(launch_s=60, longest_launch_s=60, level_s={"1": 22.0, "100": 22.0})
+    tried = [
+        Trial(number=0, flags={}, outcome=Outcome.MEASURED, wall_s=220, level_s={"1": 20.0, "100": 30.0}),
+        Trial(number=1, flags={}, outcome=Outcome.MEASURED, wall_s=2200, level_s={"1": 20.0}, retries=2),
+        Trial(number=2, flags={}, outcome=Outcome.CRASHED, wall_s=5),
+    ]
+    one = DefenceLaunch(
+        stage="finals",
+        round=1,
+        role="r",
+        block=1,
+        flags={},
+        outcome=Outcome.MEASURED,
+        wall_s=160,
+        level_s={"100": 30.0},
+    )
+    found = spending.costs([*tried, one], guess=guess, repeats=2, defence_repeats=1)
+    assert found.launch_s == pytest.approx((120 + 130) / 2)
+    assert found.longest_launch_s == pytest.approx(130)
+    assert found.level_s == {"1": 20.0, "100": 30.0}
+    assert found.of([Level(users=100)], 2) == pytest.approx(125 + 60)
+    assert spending.costs([], guess=guess, repeats=2, defence_repeats=1) == guess
+
+
+def test_a_budget_below_one_launch_is_refused_with_the_estimate():
+    with pytest.raises(UsageError) as refused:
+        spending.refuse_short_budget(120.0, 390.0)
+    assert "6 min 30 s" in refused.value.message
+    assert refused.value.exit_code == 2
+    spending.refuse_short_budget(500.0, 390.0)
+
+
+def test_every_other_block_goes_the_other_way():
+    assert spending.alternating(["a", "b", "c"], 1) == ["a", "b", "c"]
+    assert spending.alternating(["a", "b", "c"], 2) == ["c", "b", "a"]
+
+
+def test_a_short_budget_is_spent_on_candidates_and_not_on_repeats():
+    assert spending.repeats_for(plan(budget_s=None)) == 3
+    assert spending.repeats_for(plan(budget_s=36_000.0)) == 3
+    assert spending.repeats_for(plan(budget_s=1_800.0)) == 2
