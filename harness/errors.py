@@ -12,7 +12,8 @@ HarnessError                   1  our bug, where nothing better is known
 │   ├── EnginePortTaken        3  another program listens there
 │   ├── EngineModelNotFound    3  the engine does not have this model
 │   ├── EngineHung             3  alive, but not ready or not answering in time
-│   └── EngineCrashed          3  ended by itself, for a reason not told above
+│   ├── EngineCrashed          3  ended by itself, for a reason not told above
+│   └── StorageLost            3  the database of a search stopped answering
 ├── MeasurementInvalid         4  figures that must not be trusted
 └── ResultsUnreadable          5  a run folder that is missing, foreign or damaged
 """
@@ -112,6 +113,10 @@ class EngineHung(EngineError):
 
 class EngineCrashed(EngineError):
     """The process ended by itself and its log names none of the known causes."""
+
+
+class StorageLost(EngineError):
+    """The database that keeps a search stopped answering and did not come back."""
 
 
 class MeasurementInvalid(HarnessError):

@@ -13,23 +13,37 @@ import msgspec
 from harness import __version__, telemetry
 from harness.errors import HarnessError, UsageError
 from harness.records import Cell, EngineFacts, Run, RunState, Scenario
-from harness.store import RESULTS_VERSION, RunFolder, calibration, new_run_id
+from harness.store import RESULTS_VERSION, RunFolder, calibration, new_run_id, without_password
 
 
 class Recording:
-    """A run and its folder; what is told to it is on disk at once, or as soon as the disk takes it."""
+    """A run and its folder; what is told to it is on disk at once, or as soon as the disk takes it.
 
-    def __init__(self, folder: RunFolder, run: Run) -> None:
-        self.folder, self.run = folder, run
+    Args:  is_shared: other processes write into the folder too: run.json is read again before it is changed.
+    """
+
+    def __init__(self, folder: RunFolder, run: Run, *, is_shared: bool = False) -> None:
+        self.folder, self.run, self.is_shared = folder, run, is_shared
         self.cells: list[Cell] = []
         """All that were told since this was opened."""
         self._waiting: list[Cell] = []
 
     def update(self, **changes: object) -> None:
         """Changes fields of run.json; a full disk keeps them for `settle`."""
-        self.run = msgspec.structs.replace(self.run, **changes)
-        with contextlib.suppress(OSError):
-            self.folder.write_run(self.run)
+        with self._alone():
+            self.run = msgspec.structs.replace(self.run, **changes)
+            with contextlib.suppress(OSError):
+                self.folder.write_run(self.run)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Until the block ends `run` is what stands on the disk, and nobody else changes that."""
+        if not self.is_shared:
+            yield
+            return
+        with self.folder.writing():
+            self.run = self.folder.run()
+            yield
 
     def add_cell(self, cell: Cell) -> None:
         """One more cell, behind those that a full disk has kept from being written."""
@@ -40,19 +54,22 @@ class Recording:
 
     def add_engine(self, facts: EngineFacts) -> None:
         """One more server of this run; the same block of the same role is replaced."""
-        others = (known for known in self.run.engines if (known.role, known.block) != (facts.role, facts.block))
-        self.update(engines=(*others, facts))
+        with self._alone():
+            others = (known for known in self.run.engines if (known.role, known.block) != (facts.role, facts.block))
+            self.update(engines=(*others, facts))
 
     def add_note(self, text: str) -> None:
         """Something a reader of the figures must know; said once."""
-        if text and text not in self.run.notes:
-            self.update(notes=(*self.run.notes, text))
+        with self._alone():
+            if text and text not in self.run.notes:
+                self.update(notes=(*self.run.notes, text))
 
     def settle(self) -> None:
         """Writes all that is not written yet. Raises: UsageError where the disk does not take it."""
         try:
             self._write_cells()
-            self.folder.write_run(self.run)
+            with self._alone():
+                self.folder.write_run(self.run)
         except OSError as error:
             raise UsageError(
                 f"{self.folder.path} could not be written: {error.strerror or error}; "
@@ -78,7 +95,7 @@ def recorded(
     run = Run(
         version=RESULTS_VERSION,
         id=run_id,
-        command=shlex.join(["harness", *sys.argv[1:]]),
+        command=without_password(shlex.join(["harness", *sys.argv[1:]])),
         kind=kind,
         state=RunState.RUNNING,
         started_utc=now.isoformat(timespec="seconds"),

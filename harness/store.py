@@ -5,6 +5,7 @@ Every cell and trial is appended as it ends, so that whatever ends a run loses a
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,9 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lock_file: int | None = None
+        """Its descriptor while this process holds the folder. A child that inherits it holds the folder too."""
+        self._writers = 0
 
     @property
     def id(self) -> str:
@@ -65,7 +69,44 @@ class RunFolder:
                 raise UsageError(
                     f"another process is measuring into {self.path}", hint="wait for it, or stop it first"
                 ) from error
-            yield
+            self.lock_file = lock.fileno()
+            try:
+                yield
+            finally:
+                self.lock_file = None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Waits until no other process changes a file here; may be nested within one thread."""
+        self._writers += 1
+        try:
+            if self._writers > 1:
+                yield
+                return
+            with (self.path / ".writing").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        finally:
+            self._writers -= 1
+
+    @contextlib.contextmanager
+    def claimed_number(self, *, most: int | None) -> Iterator[int | None]:
+        """The lowest number that no trial has and no other process holds, ours until the block ends.
+
+        The kernel frees it with the process, however that ends. None: `most` numbers are measured or being measured.
+        """
+        claims = self.path / ".claims"
+        claims.mkdir(exist_ok=True)
+        for number in itertools.count(1) if most is None else range(1, most + 1):
+            with (claims / str(number)).open("w") as claim:
+                try:
+                    fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                if number not in {trial.number for trial in self.trials()}:
+                    yield number
+                    return
+        yield None
 
     def write_run(self, run: Run) -> None:
         """Replaces run.json at once."""
@@ -75,11 +116,13 @@ class RunFolder:
 
     def append_cell(self, cell: Cell) -> None:
         """Adds one cell to cells.jsonl, on disk before this returns."""
-        append(self.path / "cells.jsonl", cell)
+        with self.writing():
+            append(self.path / "cells.jsonl", cell)
 
     def append_trial(self, trial: Trial) -> None:
         """Adds one trial to trials.jsonl, on disk before this returns."""
-        append(self.path / "trials.jsonl", trial)
+        with self.writing():
+            append(self.path / "trials.jsonl", trial)
 
     def free_name(self, name: str) -> str:
         """`name`, with a counter where a cell of this name has files already (its trial was cut off)."""
@@ -126,23 +169,25 @@ class RunFolder:
     def set_aside(self, is_cut_off: Callable[[Cell], bool]) -> None:
         """Renames the role of cells whose launch did not come to its end."""
         path = self.path / "cells.jsonl"
-        cells = [
-            msgspec.structs.replace(cell, role=cell.role + CUT_OFF)
-            if is_cut_off(cell) and not cell.role.endswith(CUT_OFF)
-            else cell
-            for cell in self.cells()
-        ]
-        draft = path.with_suffix(".tmp")
-        draft.write_bytes(b"".join(msgspec.json.encode(cell) + b"\n" for cell in cells))
-        draft.replace(path)
+        with self.writing():
+            cells = [
+                msgspec.structs.replace(cell, role=cell.role + CUT_OFF)
+                if is_cut_off(cell) and not cell.role.endswith(CUT_OFF)
+                else cell
+                for cell in self.cells()
+            ]
+            draft = path.with_suffix(".tmp")
+            draft.write_bytes(b"".join(msgspec.json.encode(cell) + b"\n" for cell in cells))
+            draft.replace(path)
 
     def trials(self) -> tuple[Trial, ...]:
-        """In the order asked. Raises: ResultsUnreadable."""
-        return lines(self.path / "trials.jsonl", Trial)
+        """In the order asked, whoever of several workers was done first. Raises: ResultsUnreadable."""
+        return tuple(sorted(lines(self.path / "trials.jsonl", Trial), key=lambda trial: trial.number))
 
     def append_defence(self, launch: DefenceLaunch) -> None:
         """Adds one launch to defence.jsonl, on disk before this returns."""
-        append(self.path / "defence.jsonl", launch)
+        with self.writing():
+            append(self.path / "defence.jsonl", launch)
 
     def defence(self) -> tuple[DefenceLaunch, ...]:
         """The launches of the defence in their order. Raises: ResultsUnreadable."""
@@ -218,6 +263,12 @@ def calibration(results: Path, *, host: Host, harness_version: str) -> Calibrati
     """Of those the one with the most users. None: not calibrated."""
     found = calibrations(results, host=host, harness_version=harness_version)
     return max(found, key=lambda one: one.users, default=None)
+
+
+def without_password(text: str) -> str:
+    """A command line or a URL as it may be shown and kept."""
+    shown = re.sub(r"(\w://[^\s:/@]*):[^\s/]*@", r"\1@", text)
+    return re.sub(r"([?&]password=)[^&\s'\"]*", r"\1", shown)
 
 
 def find_run(results: Path, name: str) -> RunFolder:

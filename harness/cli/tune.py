@@ -31,6 +31,8 @@ from harness.records import ClosedLoop, GpuProfile, ModelEntry, ModelFiles, Scen
 from harness.report import text_study
 from harness.store import RunFolder
 
+RESUMABLE = {"--resume", "--trials", "--budget", "--json", "--results", "--out", "--workers", "--storage"}
+"""Options that a run can go on with otherwise than it began."""
 PRECISION = "bf16"
 """Of weights as they come, which vLLM takes over."""
 
@@ -68,6 +70,18 @@ PRECISION = "bf16"
     is_flag=True,
     help="Take the best of the search at its word: quick, and too good on average.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    help="Search with so many processes at the same time, each on a card of its own. Default: 1.",
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Share the search with other hosts: postgresql://USER@HOST/DATABASE, or sqlite:///FILE. "
+    "Default: a journal in the run folder.",
+)
+@click.option("--study", help="Name of the search in --storage. Default: model, card and objective.")
 @click.option("--scenario", "scenario_name", default="concurrent", show_default=True, help="Name or TOML file.")
 @click.option("--resume", "resumed", metavar="RUN", help="Go on with an interrupted run.")
 def tune_command(
@@ -88,6 +102,9 @@ def tune_command(
     budget: float | None,
     allowed: tuple[str, ...],
     is_quick: bool,
+    workers: int | None,
+    storage: str | None,
+    study: str | None,
     scenario_name: str,
     resumed: str | None,
 ) -> int:
@@ -102,6 +119,8 @@ def tune_command(
             budget_s=budget,
             vllm_python=vllm_python,
             say=say,
+            workers=workers,
+            storage=storage,
         )
     else:
         is_simulated = engine == tune.SIMULATED
@@ -122,7 +141,8 @@ def tune_command(
             vllm_python=vllm_python,
             seed=seed,
         )
-        folder = tune.run(plan, results=results, say=say)
+        plan = shared(plan, workers=workers or 1, storage=storage, study=study)
+        folder = tune.run(plan, results=results, say=say, storage=storage)
     return told_study(folder, results=results, out=out, is_json=is_json)
 
 
@@ -170,6 +190,18 @@ def plan_for(
     return plan if repeats else msgspec.structs.replace(plan, repeats=tune.repeats_for(plan))
 
 
+def shared(plan: tune.Plan, *, workers: int, storage: str | None, study: str | None) -> tune.Plan:
+    """The plan for several workers or hosts. Raises: UsageError before anything is launched."""
+    if study is not None and storage is None:
+        raise UsageError("--study names a search in a --storage, and none is given", hint="add --storage URL")
+    tune.cards(workers, plan.profile, is_simulated=plan.is_simulated)
+    if storage is None:
+        return msgspec.structs.replace(plan, workers=workers)
+    search.refuse_storage(storage)
+    name = study or f"{plan.model.name} {plan.profile.name} {plan.objective}"
+    return msgspec.structs.replace(plan, workers=workers, storage=store.without_password(storage), study=name)
+
+
 def told_study(folder: RunFolder, *, results: Path, out: Path, is_json: bool) -> int:
     """Writes the page, prints what came of the study, and gives the exit code."""
     page = write_report(folder, out)
@@ -206,9 +238,7 @@ def refuse_with_resume() -> None:
         if parameter.name is not None
         and context.get_parameter_source(parameter.name) == click.core.ParameterSource.COMMANDLINE
     ]
-    clash = [
-        option for option in given if option not in {"--resume", "--trials", "--budget", "--json", "--results", "--out"}
-    ]
+    clash = [option for option in given if option not in RESUMABLE]
     if clash:
         raise UsageError(
             f"--resume goes on with the run's own plan: {', '.join(clash)} cannot be changed",

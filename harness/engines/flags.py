@@ -15,6 +15,7 @@ import msgspec
 from harness.config import cache_folder
 from harness.errors import EngineBadFlag, EngineCrashed
 from harness.records import Flags, FlagValue, KnownFlag
+from harness.simulation import build
 
 ENTRY: Final = "vllm.entrypoints.openai.api_server"
 """The `vllm` command of the CPU build does not start, because it looks for the distribution "vllm"; this does."""
@@ -39,8 +40,8 @@ class Install:
 
     @property
     def title(self) -> str:
-        """For people: "vLLM 0.32.0", without the build after a plus sign."""
-        return f"vLLM {self.version.partition('+')[0]}"
+        """For people: "vLLM 0.32.0", without the build after a plus sign, or "simulated vLLM 0.32.0"."""
+        return f"{'simulated ' if build.is_simulated(self.version) else ''}vLLM {self.version.partition('+')[0]}"
 
 
 def words(flags: Mapping[str, FlagValue]) -> list[str]:

@@ -8,6 +8,7 @@ from harness.engines.failures import failure
 from harness.engines.process import ProcessGroup
 from harness.errors import EngineError
 from harness.records import EngineFacts, Flags, LoadJob, LoadResult
+from harness.simulation import build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ class Engine:
 
     @property
     def is_simulated(self) -> bool:
-        """No engine runs: its figures come from a simulation."""
-        return self.drive is not None
+        """No engine runs: its figures come from a simulation, in virtual time or behind a server that says so."""
+        return self.drive is not None or build.is_simulated(self.version)
 
     @property
     def pid(self) -> int | None:

@@ -49,7 +49,7 @@ class EngineFacts(Record, frozen=True, kw_only=True):
     log: str = ""
     launch_s: float | None = None
     is_simulated: bool = False
-    """No engine ran: all that it did was computed, on a virtual clock."""
+    """No engine ran: all that it did was computed, on a virtual clock or behind a server that says so."""
 
 
 class Host(Record, frozen=True, kw_only=True):

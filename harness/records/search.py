@@ -79,6 +79,8 @@ class Trial(Record, frozen=True, kw_only=True):
     """Launches before this one that failed for what others did: a stranger held memory, a port was taken."""
     kept: dict[str, Estimate] = {}
     """Share of the requests that kept each limit of the SLO, at the objective's load."""
+    worker: int | None = None
+    """Which of several workers measured it. None: there was one."""
 
 
 class PresetFigure(Record, frozen=True, kw_only=True):

@@ -134,6 +134,8 @@ class Comparisons:
     differences: tuple[str, ...]
     sides: tuple[Side, ...]
     """The candidate last."""
+    heads: tuple[str, ...]
+    """What each of them is called in the tables."""
     ratios: tuple[str, ...]
     """Headings of the ratios."""
     tables: tuple[ComparisonTable, ...]

@@ -5,7 +5,7 @@ import re
 import shlex
 from typing import Final
 
-from harness.records import EngineFacts, Run
+from harness.records import EngineFacts, Flags, Run
 from harness.report import words
 
 # What the harness sets to be left alone and to look inside; none of it belongs on a server of one's own.
@@ -31,7 +31,7 @@ def lines(run: Run) -> list[str]:
     facts = chosen(run)
     if facts is None and run.preset is None:
         return []
-    flags = facts.flags if facts else run.preset.flags if run.preset else {}
+    flags = flags_of(run, facts)
     env = {name: value for name, value in facts.env.items() if name not in MEASURING_ENV} if facts else {}
     before = " ".join(f"{name}={shlex.quote(words.shown_value(name, value))}" for name, value in env.items())
     return [
@@ -39,6 +39,15 @@ def lines(run: Run) -> list[str]:
         f"vllm serve {shlex.quote(source(run) or run.model)}",
         *(shlex.join(words.flag_words({name: value})) for name, value in flags.items()),
     ]
+
+
+def flags_of(run: Run, facts: EngineFacts | None) -> Flags:
+    """What that server was passed, less what the defence of a search found to do nothing."""
+    kept = run.preset.flags if run.preset else {}
+    if facts is None:
+        return kept
+    dropped = set(run.defence.dropped if run.kind == "tune" and run.defence else ()) - kept.keys()
+    return {name: value for name, value in facts.flags.items() if name not in dropped}
 
 
 def line(run: Run) -> str:

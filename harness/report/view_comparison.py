@@ -20,6 +20,7 @@ from harness.report.view_fairness import tier
 from harness.report.view_sides import CANDIDATE, COMPARED, TUNED
 from harness.report.words import DASH, Shown
 
+LONGEST_TITLE: Final = 48
 NOT_THERE: Final = ComparedRatio(ratio=Shown(text="not measured"), bar=None, badge=None, ceiling="")
 
 
@@ -30,18 +31,24 @@ def comparisons(run: Run, cells: Sequence[Cell], sides: Sequence[Side]) -> Compa
     against = [role for role in COMPARED if any(row.against == role for row in run.comparisons)]
     by_role = {side.role: side for side in sides}
     shown = tuple(by_role[role] for role in (*against, CANDIDATE) if role in by_role)
-    titles = [by_role[role].title if role in by_role else role for role in against]
+    titles = [short_title(by_role[role]) if role in by_role else role for role in against]
     return Comparisons(
         tier=tier(run),
         faults=run.manifest.faults if run.manifest else (),
         differences=run.manifest.differences if run.manifest else (),
         sides=shown,
+        heads=tuple(short_title(side) for side in shown),
         ratios=("Ratio",) if len(against) == 1 else tuple(f"Ratio to {title}" for title in titles),
         tables=tuple(
             table(run, cells, name, against) for name in dict.fromkeys(row.scenario for row in run.comparisons)
         ),
         notes=(*notes(run, by_role.get(CANDIDATE)), *absent_notes(run, cells, against, by_role)),
     )
+
+
+def short_title(side: Side) -> str:
+    """Its title, or its role where the title would fill the head of a table; the page's head has both."""
+    return side.title if len(side.title) <= LONGEST_TITLE else f"the {side.role}"
 
 
 def table(run: Run, cells: Sequence[Cell], name: str, against: Sequence[str]) -> ComparisonTable:

@@ -17,6 +17,7 @@ WINNER: Final = Badge(text="winner", tone="good", sign="✓")
 REFUSED: Final = Badge(text="refused", tone="bad", sign="✗")
 DROPPED: Final = Badge(text="dropped", tone="plain", sign="−")
 KEPT: Final = Badge(text="kept", tone="plain", sign="✓")
+UNDECIDED: Final = Badge(text="undecided: kept", tone="unsure", sign="?")
 NO_FIGURE: Final = Badge(text="no figure", tone="unsure", sign=DASH)
 WITHOUT: Final = "without "
 
@@ -110,7 +111,7 @@ def ablation(defence: Defence, trials: Sequence[Trial]) -> JudgedTable | None:
         heading="Ablation: what each flag is worth",
         lead="The winner and the winner without one of its flags took turns, "
         f"{words.plural(defence.ablation_blocks, 'launch', 'launches')} each. A flag without which nothing is lost "
-        "beyond the noise is dropped: what stays has earned its place.",
+        "beyond the noise is dropped; where that cannot be told, it stays.",
         control="the winner",
         objectives=names,
         has_agreement=False,
@@ -126,8 +127,11 @@ def removed_name(one: Judged, flags: Flags) -> str:
 
 
 def removal_badge(one: Judged, defence: Defence) -> Badge:
-    """Whether the flag stays."""
-    return DROPPED if one.name.removeprefix(WITHOUT) in defence.dropped else KEPT
+    """Whether the flag stays: because something is lost without it, or because that could not be told."""
+    if one.name.removeprefix(WITHOUT) in defence.dropped:
+        return DROPPED
+    is_needed = one.is_refused or (one.ratio is not None and one.ratio.high < 1)
+    return KEPT if is_needed else UNDECIDED
 
 
 def confirmation_row(defence: Defence, one: Judged, span: tuple[float, float], names: tuple[str, ...]) -> JudgedRow:

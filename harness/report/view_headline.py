@@ -31,8 +31,9 @@ UNKNOWN_PRECISION: Final = "precision not known"
 def headline(run: Run, cells: Sequence[Cell], trials: Sequence[Trial], sides: Sequence[Side]) -> str:
     """One plain sentence that is true over the whole interval."""
     told = sentence(run, cells, trials, sides)
-    before = f"{view_simulated.lead(run)}{lead(run)}"
-    return f"{before}{told[0].lower()}{told[1:]}" if before else told
+    for before in (lead(run), view_simulated.lead(run)):
+        told = f"{before}{told[0].lower()}{told[1:]}" if before else told
+    return told
 
 
 def sentence(run: Run, cells: Sequence[Cell], trials: Sequence[Trial], sides: Sequence[Side]) -> str:

@@ -305,6 +305,8 @@ def raw_files(run: Run, trials: Sequence[Trial]) -> tuple[Fact, ...]:
         f"{folder}/run.json": "the run: machine, versions, flags, what was equal and what was not, comparisons",
         f"{folder}/cells.jsonl": "every cell with its estimates",
         f"{folder}/trials.jsonl": "every trial of the search" if trials else "",
+        f"{folder}/defence.jsonl": "every launch of the defence of its winner" if run.defence else "",
+        f"{folder}/plan.json, study.journal": "what the search needs to go on" if run.kind == "tune" else "",
         f"{folder}/requests/": "every request with the time of each piece of its answer, and the client's account",
         f"{folder}/telemetry/": "memory, CPU and GPU readings on the same clock",
         f"{folder}/engine-*.log": "what the servers said",

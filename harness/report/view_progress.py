@@ -31,13 +31,13 @@ def charts(run: Run, trials: Sequence[Trial], launches: Sequence[DefenceLaunch])
     count = [float(place) for place in range(1, len(ordered) + len(launches) + 1)]
     minutes = [so_far_s / 60 for so_far_s in accumulate(walls_s(ordered, launches))]
     time = "simulated minutes" if run.is_simulated else "minutes"
+    is_shared = any(one.worker is not None for one in ordered)
+    since = "of launches, all workers together" if is_shared else "since the study began"
     finals = sum(one.stage == "finals" for one in launches)
     by_launch = chart(
         run, ordered, count, finals=finals, name="progress-launches", over="launches", label="launches; first: defaults"
     )
-    by_time = chart(
-        run, ordered, minutes, finals=finals, name="progress-minutes", over=time, label=f"{time} since the study began"
-    )
+    by_time = chart(run, ordered, minutes, finals=finals, name="progress-minutes", over=time, label=f"{time} {since}")
     return by_launch, by_time
 
 
@@ -138,7 +138,7 @@ def stage_row(title: str, mine: Sequence[Trial | DefenceLaunch], whole_s: float)
     spent_s = sum(one.wall_s for one in mine)
     bad = sum(one.outcome not in {Outcome.MEASURED, Outcome.STOPPED} for one in mine)
     retries, stopped = sum(one.retries for one in mine), sum(one.outcome is Outcome.STOPPED for one in mine)
-    lost = {"without a figure": bad, "stopped early": stopped, "of them again": retries}
+    lost = {"without a figure": bad, "stopped early": stopped, "made again for what others did": retries}
     return StageRow(
         name=title,
         launches=str(len(mine) + retries),

@@ -5,6 +5,7 @@ from typing import Final
 from harness.records import Run
 from harness.report import words
 from harness.report.page import Banner
+from harness.simulation import build
 
 WHOLE: Final = "simulated"
 PARTLY: Final = "partly simulated"
@@ -27,9 +28,10 @@ def is_search(run: Run) -> bool:
 def of_what(run: Run) -> str:
     """ "a simulated rtx4090"; beside a card that was measured on both are named."""
     here = run.host.gpu or f"a CPU ({run.host.cpu}, {words.plural(run.host.cores, 'core')})"
+    card = next(filter(None, (build.simulated_card(one.version) for one in run.engines)), run.gpu)
     if mark(run) == PARTLY:
-        return f"{here} and a simulated {run.gpu}"
-    return f"a simulated {run.gpu}" if run.is_simulated else here
+        return f"{here} and a simulated {card}"
+    return f"a simulated {card}" if run.is_simulated else here
 
 
 def lead(run: Run) -> str:

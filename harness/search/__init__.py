@@ -8,7 +8,8 @@ files that know Optuna.
 from harness.search.axes import ALLOWABLE, Demand, demand_of, memory_need, refuse_unfit, space_for
 from harness.search.seeds import presets_of, seeds_for
 from harness.search.space import Axis, Cost, MemoryNeed, Seed, Space, key_of
-from harness.search.study import Candidate, Exhausted, Search
+from harness.search.storage import refuse_storage
+from harness.search.study import Candidate, Enough, Exhausted, Search
 
 __all__ = [
     "ALLOWABLE",
@@ -16,6 +17,7 @@ __all__ = [
     "Candidate",
     "Cost",
     "Demand",
+    "Enough",
     "Exhausted",
     "MemoryNeed",
     "Search",
@@ -25,6 +27,7 @@ __all__ = [
     "key_of",
     "memory_need",
     "presets_of",
+    "refuse_storage",
     "refuse_unfit",
     "seeds_for",
     "space_for",

@@ -5,9 +5,13 @@ Optuna stores the trials, gives each queued one to one worker, and knows which a
 the one with the lower number has it. The storage gives numbers out one after another, so the other one sees that.
 """
 
+import contextlib
+import functools
 import itertools
+import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,19 +25,26 @@ from harness.records import Flags, Ladder, Outcome, Record, Trial
 from harness.search.chooser import Told, choose
 from harness.search.lessons import Lessons
 from harness.search.space import Places, Seed, Space, key_of
-from harness.search.storage import opened
+from harness.search.storage import AWAY, Say, opened, patiently
 
+LOG: Final = logging.getLogger(__name__)
 MOST_LISTED: Final = 4096
 """Larger spaces are looked at in part: around what is best, and at random."""
 DRAWN: Final = 1024
 MOST_LOST: Final = 2
 """A candidate that was claimed so many times by a worker that then died is not given out again."""
+UNCLAIMED_S: Final = 10.0
+"""A trial that was taken and that no worker has put its name to after this time was taken by one that died there."""
 LESSON: Final = "lesson:"
 LIVE: Final = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Exhausted(Exception):
     """Every candidate of the space is tried or known not to work."""
+
+
+class Enough(Exhausted):
+    """The study has as many candidates as were asked for, those under way counted."""
 
 
 class Candidate(Record, frozen=True, kw_only=True):
@@ -55,8 +66,10 @@ class Search:
     Args:  storage: path of a journal file, or URL of a database that several hosts share.
            objectives: how many values each candidate is told, all to be maximised.
            is_allowed: why flags are known not to work, as `engines.violations`; empty where nothing speaks against.
-           worker: name of this worker among several; what one of this name left unfinished is open again. None: there
-           is no other worker.
+           worker: name of this worker among several; what one of this name, or of a name that goes on from it with a
+           slash, left unfinished is open again. None: there is no other worker.
+           about: what the study is of; a storage that holds it with other words is refused.
+           say: told when the storage does not answer.
     Raises: UsageError: the storage cannot be reached.  ResultsUnreadable: it is damaged or of another version.
     """
 
@@ -71,11 +84,13 @@ class Search:
         objectives: int = 1,
         is_allowed: Callable[[Flags], Sequence[str]],
         worker: str | None = None,
+        about: Mapping[str, str] | None = None,
+        say: Say = LOG.info,
     ) -> None:
         self._space, self._seed, self._objectives = space, seed, objectives
         self._seeds = [(space.places_of(one.flags), one.origin) for one in seeds]
         self._is_allowed = is_allowed
-        self._worker = worker
+        self._worker, self._say = worker, say
         self._lessons = Lessons(space)
         self._learned: set[str] = set()
         self._remembered: dict[str, Told | None] = {}
@@ -83,10 +98,11 @@ class Search:
         self._distributions: dict[str, BaseDistribution] = {
             axis.flag: IntDistribution(0, len(axis.steps) - 1) for axis in space.axes
         }
-        self._study = opened(storage, study, objectives=objectives)
+        self._study = opened(storage, study, objectives=objectives, about=about)
+        self._free_unclaimed()
         for trial in self._trials(TrialState.RUNNING):
-            if worker is None or trial.user_attrs.get("worker", worker) == worker:
-                self._study.tell(trial.number, state=TrialState.FAIL)
+            if worker is None or is_of(trial, worker):
+                self._end_lost(trial)
 
     @property
     def ladders(self) -> tuple[Ladder, ...]:
@@ -106,10 +122,21 @@ class Search:
                 told = Told(places=self._space.places_of(trial.flags), values=(math.log(ratio.value),))
             self._remembered[key_of(trial.flags)] = told
 
-    def ask(self) -> Candidate:
-        """What to launch next; no other worker is given it. Raises: Exhausted."""
+    def ask(self, *, most: int | None = None) -> Candidate:
+        """What to launch next; no other worker is given it.
+
+        Args:   most: candidates of the whole study, whoever tries them.
+        Raises: Exhausted: none is left.  Enough: there are so many.  StorageLost.
+        """
+        return patiently(functools.partial(self._ask, most), say=self._say)
+
+    def _ask(self, most: int | None) -> Candidate:
+        self._free_unanswered()
         while True:
             self._take_in()
+            self._free_unclaimed()
+            if most is not None and self.count() >= most:
+                raise Enough
             if not self._trials(TrialState.WAITING):
                 self._queue()
             trial = self._study.ask()
@@ -124,6 +151,9 @@ class Search:
             if self._is_taken(key_of(flags), before=trial.number) or self._objection(flags) is not None:
                 self._drop(trial, "not launched")
                 continue
+            if most is not None and self.count(before=trial.number) >= most:
+                self._drop(trial, "one too many")
+                raise Enough
             for name, distribution in self._distributions.items():
                 trial._suggest(name, distribution)
             self._asked[trial.number] = trial
@@ -209,24 +239,100 @@ class Search:
 
         One that failed is told as pruned with its constraints, since Optuna's samplers ignore the state FAIL.
         """
-        trial = self._asked.pop(ticket)
-        for name, value in constraints.items():
-            trial.set_constraint(name, value)
-        if values is None:
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self._study.tell(trial, list(values))
+        trial = self._asked[ticket]
+
+        def act() -> None:
+            if self._state(ticket) != TrialState.RUNNING:
+                return  # the storage took it, and could not say so before it went away
+            for name, value in constraints.items():
+                trial.set_constraint(name, value)
+            if values is None:
+                self._study.tell(trial, state=TrialState.PRUNED)
+            else:
+                self._study.tell(trial, list(values))
+
+        patiently(act, say=self._say)
+        del self._asked[ticket]
 
     def give_back(self, ticket: int) -> None:
         """The trial was interrupted: nothing is known of it, and it may be asked again.
 
         Of a worker that died, another one may give its tickets back; after MOST_LOST deaths a candidate stays away.
+        A storage that is away keeps nobody waiting here: the candidate is free again when this worker goes on.
         """
         trial = self._asked.pop(ticket, None)
-        if trial is None:
-            self._study.tell(ticket, state=TrialState.FAIL)
-        else:
-            self._drop(trial, "given back")
+        with contextlib.suppress(*AWAY):
+            if trial is None:
+                self._study.tell(ticket, state=TrialState.FAIL)
+            else:
+                self._drop(trial, "given back")
+
+    def take_back(self, worker: str, *, measured: Mapping[str, tuple[float, ...] | None]) -> None:
+        """What a worker that died had in hand is open to the others again.
+
+        Args:  measured: what was told of candidates, by `key_of`: the worker may have died between writing a trial and
+               telling of it.
+        """
+        patiently(lambda: self._take_back(worker, measured), say=self._say)
+
+    def given_up(self) -> list[Flags]:
+        """Candidates that were lost for the last time, here, and that no trial of this run tells of."""
+        return patiently(self._given_up, say=self._say)
+
+    def _given_up(self) -> list[Flags]:
+        lost: dict[str, list[FrozenTrial]] = {}
+        for trial, flags in self._candidates(TrialState.FAIL):
+            if "what" not in trial.user_attrs:
+                lost.setdefault(key_of(flags), []).append(trial)
+        known = {key_of(flags) for _, flags in self._candidates(*LIVE)} | self._remembered.keys()
+        return [
+            trials[-1].user_attrs["flags"]
+            for key, trials in lost.items()
+            if len(trials) >= MOST_LOST
+            and key not in known
+            and (self._worker is None or is_of(trials[-1], self._worker))
+        ]
+
+    def _take_back(self, worker: str, measured: Mapping[str, tuple[float, ...] | None]) -> None:
+        for trial in self._trials(TrialState.RUNNING):
+            flags: Flags | None = trial.user_attrs.get("flags")
+            if flags is None or not is_of(trial, worker):
+                continue
+            key = key_of(flags)
+            if key in measured:
+                values = measured[key]
+                state = TrialState.PRUNED if values is None else TrialState.COMPLETE
+                self._study.tell(trial.number, values, state=state, skip_if_finished=True)
+                continue
+            self._end_lost(trial)
+
+    def publish(self, measured: Mapping[str, tuple[float, ...] | None], flags_of: Mapping[str, Flags]) -> None:
+        """What this run measured and the storage does not know, for the other workers."""
+        known = {key_of(flags) for _, flags in self._candidates(TrialState.COMPLETE, TrialState.PRUNED)}
+        for key, values in measured.items():
+            if key not in known:
+                attrs = {"flags": flags_of[key], "origin": "an earlier stretch", "worker": self._worker}
+                state = TrialState.PRUNED if values is None else TrialState.COMPLETE
+                self._study.add_trial(optuna.create_trial(state=state, values=values, user_attrs=attrs))
+
+    def count(self, *, before: int | None = None) -> int:
+        """Candidates of the study that are measured or being measured, or were given up; by whomever."""
+        held = [
+            key_of(flags)
+            for trial, flags in self._candidates(TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+            if before is None or trial.number < before
+        ]
+        lost = self._lost()
+        return len({*held, *(key for key in lost if lost.count(key) >= MOST_LOST)})
+
+    def best_elsewhere(self, worker: str) -> tuple[float, str] | None:
+        """The largest sum of values that another run was told, and who it is. None: no other one has any."""
+        found = [
+            (sum(trial.values), str(trial.user_attrs.get("worker")))
+            for trial, _ in self._candidates(TrialState.COMPLETE)
+            if not is_of(trial, worker)
+        ]
+        return max(found, default=None)
 
     def learn(self, trial: Trial) -> None:
         """Cuts the space by how a trial ended, for all workers of the study."""
@@ -236,7 +342,8 @@ class Search:
         self._learned.add(name)
         self._lessons.learn(trial)
         if trial.outcome not in {Outcome.MEASURED, Outcome.STOPPED, Outcome.INVALID}:
-            self._study.set_user_attr(name, msgspec.json.encode(trial).decode())
+            text = msgspec.json.encode(trial).decode()
+            patiently(lambda: self._study.set_user_attr(name, text), say=self._say)
 
     def _take_in(self) -> None:
         """What other workers have learned."""
@@ -250,10 +357,41 @@ class Search:
         trial.set_user_attr("what", why)
         self._study.tell(trial, state=TrialState.FAIL)
 
+    # ------------------------------------------------------------ what the dead left
+
+    def _free_unclaimed(self) -> None:
+        """Ends trials that a worker took and died before it put its name to them."""
+        now_s = time.time()
+        for trial in self._trials(TrialState.RUNNING):
+            if "worker" in trial.user_attrs or trial.datetime_start is None:
+                continue
+            if self._worker is None or abs(now_s - trial.datetime_start.timestamp()) > UNCLAIMED_S:
+                self._end_lost(trial, what="unclaimed")
+
+    def _free_unanswered(self) -> None:
+        """Ends what the storage gave us without our hearing of it."""
+        for trial in self._trials(TrialState.RUNNING) if self._worker is not None else ():
+            if trial.number not in self._asked and trial.user_attrs.get("worker") == self._worker:
+                self._end_lost(trial, what="unanswered")
+
+    def _end_lost(self, trial: FrozenTrial, *, what: str = "") -> None:
+        if what:
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                optuna.Trial(self._study, trial._trial_id).set_user_attr("what", what)
+        self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
     # ------------------------------------------------------------ what the storage knows
 
+    def _state(self, ticket: int) -> TrialState:
+        (found,) = (trial for trial in self._trials() if trial.number == ticket)
+        return found.state
+
+    def _lost(self) -> list[str]:
+        """Keys of candidates, once for each worker that died over one."""
+        return [key_of(flags) for trial, flags in self._candidates(TrialState.FAIL) if "what" not in trial.user_attrs]
+
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states)
+        return self._study.get_trials(deepcopy=False, states=states or None)
 
     def _candidates(self, *states: TrialState) -> Iterator[tuple[FrozenTrial, Flags]]:
         for trial in self._trials(*states):
@@ -264,7 +402,7 @@ class Search:
     def _tried(self) -> set[str]:
         """Keys of all candidates that are not to be given out again."""
         live = {key_of(flags) for _, flags in self._candidates(*LIVE)}
-        lost = [key_of(flags) for trial, flags in self._candidates(TrialState.FAIL) if "what" not in trial.user_attrs]
+        lost = self._lost()
         return live | self._remembered.keys() | {key for key in lost if lost.count(key) >= MOST_LOST}
 
     def _is_taken(self, key: str, *, before: int) -> bool:
@@ -284,3 +422,9 @@ class Search:
 
     def _pending(self) -> list[Places]:
         return [self._space.places_of(flags) for _, flags in self._candidates(TrialState.RUNNING)]
+
+
+def is_of(trial: FrozenTrial, worker: str) -> bool:
+    """Whether this worker has it, or one whose name goes on from it with a slash."""
+    name = str(trial.user_attrs.get("worker"))
+    return name == worker or name.startswith(f"{worker}/")

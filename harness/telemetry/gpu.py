@@ -153,6 +153,14 @@ class Gpu:
         return str(self._cards[0].ask(self._nvml.nvmlDeviceGetName) or "a card that the driver does not name")
 
     @property
+    def names(self) -> dict[str, str]:
+        """Of each card by what CUDA_VISIBLE_DEVICES calls it. Empty strings where the driver does not tell."""
+        return {
+            str(card.ask(self._nvml.nvmlDeviceGetUUID) or ""): str(card.ask(self._nvml.nvmlDeviceGetName) or "")
+            for card in self._cards
+        }
+
+    @property
     def driver(self) -> str:
         """Version of the driver."""
         return str(self._nvml.nvmlSystemGetDriverVersion())

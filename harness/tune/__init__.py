@@ -2,7 +2,8 @@
 
 `plan` says what is to be done and `world` where; `session` begins a study or goes on with one. `study` is the search:
 `objectives` says what better means, `spending` what there is time for, `launches` measures one launch, `contest` gives
-up who cannot win. `defence` measures the best again by the `rules`, `quality` compares answers, `crown` ends it.
+up who cannot win. `workers` starts several processes that search at the same time, each a `worker`. `defence` measures
+the best again by the `rules`, `quality` compares answers, `crown` ends it.
 """
 
 from harness.tune.crown import winner
@@ -13,6 +14,7 @@ from harness.tune.session import resume, run
 from harness.tune.spending import repeats_for
 from harness.tune.study import Study
 from harness.tune.trials import failed_trial, front_line
+from harness.tune.workers import cards
 from harness.tune.world import World
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Plan",
     "Study",
     "World",
+    "cards",
     "defaults_suffix",
     "failed_trial",
     "front_line",

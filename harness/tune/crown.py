@@ -21,12 +21,12 @@ def crown(plan: Plan, recording: Recording, trials: Sequence[Trial], *, results:
 
     Returns:  The note about it; empty where nothing is new: what another run has found since stays then.
     """
-    run, baseline = recording.run, trials[0]
+    run, baseline, by_number = recording.run, trials[0], {trial.number: trial for trial in trials}
     best: Trial | None
     if plan.is_defended:
         assert run.defence is not None
         defence = run.defence
-        best = None if defence.winner is None else trials[defence.winner]
+        best = None if defence.winner is None else by_number[defence.winner]
         flags = baseline.flags if best is None else defence.flags
         ratio = next((one.ratio for one in defence.finals if best and one.name == role_of(best.number)), None)
         role = "baseline" if best is None else f"final {role_of(best.number)}"
@@ -75,7 +75,7 @@ def preset_of(
         slos=plan.slos,
         is_synthetic=facts.is_synthetic,
         figures=() if is_default else presets.figures_of(mine, theirs),
-        is_simulated=plan.is_simulated,
+        is_simulated=plan.is_simulated or run.is_simulated,
         is_defended=plan.is_defended and not is_default,
     )
 

@@ -47,6 +47,12 @@ class Plan(Record, frozen=True, kw_only=True):
     is_card_shared: bool = False
     """Other programs hold a part of the card, as a desktop does."""
     seed: int
+    workers: int = 1
+    """Processes that search at the same time, one for each card."""
+    storage: str = ""
+    """URL of the database that several hosts share, without its password. Empty: the run folder keeps the search."""
+    study: str = "harness"
+    """Its name in the storage."""
 
     @property
     def is_simulated(self) -> bool:
@@ -69,7 +75,9 @@ class Plan(Record, frozen=True, kw_only=True):
 
 def write_plan(plan: Plan, folder: RunFolder) -> None:
     """For `read_plan`."""
-    folder.path.joinpath("plan.json").write_bytes(msgspec.json.encode(plan))
+    draft = folder.path / "plan.json.tmp"
+    draft.write_bytes(msgspec.json.encode(plan))
+    draft.replace(folder.path / "plan.json")
 
 
 def read_plan(folder: RunFolder) -> Plan:

@@ -6,20 +6,22 @@ from pathlib import Path
 
 import msgspec
 
-from harness.errors import EngineError
+from harness.errors import EngineError, UsageError
 from harness.progress import Say
 from harness.recording import Recording, kept, recorded
-from harness.store import RunFolder
+from harness.store import RunFolder, without_password
 from harness.tune import spending
+from harness.tune import workers as team
 from harness.tune.plan import Plan, read_plan, write_plan
 from harness.tune.spending import first_guess
 from harness.tune.study import Study
 from harness.tune.world import World, world_of
 
 
-def run(plan: Plan, *, results: Path, say: Say, world: World | None = None) -> RunFolder:
+def run(plan: Plan, *, results: Path, say: Say, world: World | None = None, storage: str | None = None) -> RunFolder:
     """A new study.
 
+    Args:   storage: the plan's, with its password. None: the run folder keeps the search.
     Raises: UsageError where the budget is shorter than one launch.  EngineError where the baseline failed twice.
     """
     if plan.budget_s is not None:
@@ -34,8 +36,8 @@ def run(plan: Plan, *, results: Path, say: Say, world: World | None = None) -> R
         objective=plan.objective,
     ) as recording:
         write_plan(plan, recording.folder)
-        with resumable(recording, say=say):
-            Study(plan, recording, say=say, world=world or world_of(plan, recording.folder)).go_on(results)
+        here = world or world_of(plan, recording.folder, storage=storage)
+        _gone_on(plan, recording, results=results, say=say, world=here)
     return recording.folder
 
 
@@ -48,17 +50,33 @@ def resume(
     vllm_python: str | None,
     say: Say,
     world: World | None = None,
+    workers: int | None = None,
+    storage: str | None = None,
 ) -> RunFolder:
     """Goes on with an interrupted study, with its own plan; what is not None replaces a part of the plan.
 
     Raises: UsageError: it cannot be gone on with.
     """
     run_record, plan = folder.run(), read_plan(folder)
-    changes = {"trials": trials, "budget_s": budget_s, "vllm_python": vllm_python}
+    changes = {"trials": trials, "budget_s": budget_s, "vllm_python": vllm_python, "workers": workers}
     plan = msgspec.structs.replace(plan, **{name: value for name, value in changes.items() if value is not None})
-    with kept(Recording(folder, run_record)) as recording, resumable(recording, say=say):
-        Study(plan, recording, say=say, world=world or world_of(plan, folder)).go_on(results)
+    if storage is not None and without_password(storage) != plan.storage:
+        raise UsageError(
+            f"{folder.id} keeps its search in {plan.storage or 'its own folder'}, not in {without_password(storage)}",
+            hint="leave --storage out, or name the same with its password",
+        )
+    url = storage or plan.storage or None
+    with kept(Recording(folder, run_record)) as recording:
+        here = world or world_of(plan, folder, storage=url)
+        _gone_on(plan, recording, results=results, say=say, world=here)
     return folder
+
+
+def _gone_on(plan: Plan, recording: Recording, *, results: Path, say: Say, world: World) -> None:
+    """As one of several workers where there are several: what is measured alone is measured on the first card."""
+    recording.is_shared = plan.workers > 1
+    with resumable(recording, say=say), team.on_first_card(plan):
+        Study(plan, recording, say=say, world=world).go_on(results)
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 What it knows it reads from the folder, so that whatever ends it costs at most the launch under way.
 """
 
+import contextlib
 import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +19,7 @@ from harness.errors import EngineContextTooLong, EngineNotFound, MeasurementInva
 from harness.progress import Progress, Say, clock_text
 from harness.recording import Recording
 from harness.records import Asked, Cell, Estimate, Flags, Ladder, Outcome, Trial
-from harness.search import Candidate, Demand, Exhausted, demand_of
+from harness.search import Candidate, Demand, Enough, Exhausted, demand_of, key_of
 from harness.tune import spending
 from harness.tune.contest import Contest
 from harness.tune.crown import crown
@@ -27,8 +29,10 @@ from harness.tune.objectives import Scores, aimed_levels, front, telling_order, 
 from harness.tune.plan import Plan, defaults_suffix, role_of, spec_for
 from harness.tune.rules import repeats_of
 from harness.tune.spending import first_guess
-from harness.tune.trials import failed_trial, flags_text, front_line, simulated, trial_line
-from harness.tune.world import World, spent_before_s
+from harness.tune.start import worker_name
+from harness.tune.trials import failed_trial, flags_text, front_line, given_up_trial, simulated, trial_line
+from harness.tune.workers import Team
+from harness.tune.world import SearchLike, World, spent_before_s
 
 BASELINE_TRIES: Final = 2
 UNMET: Final = "No settings kept"
@@ -39,10 +43,23 @@ READY_FACTOR: Final = 3.0
 
 
 class Study:
-    """A search in a run folder."""
+    """A search in a run folder.
 
-    def __init__(self, plan: Plan, recording: Recording, *, say: Say, world: World) -> None:
-        self.plan, self.recording, self._world = plan, recording, world
+    Args:  worker: of several that search it. None: the one that starts them, or that is alone.
+           spent_s: of the study, when this worker began. None: as its folder says.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        recording: Recording,
+        *,
+        say: Say,
+        world: World,
+        worker: int | None = None,
+        spent_s: float | None = None,
+    ) -> None:
+        self.plan, self.recording, self._world, self._worker = plan, recording, world, worker
         self.objectives = plan.objectives
         self.scores = Scores(recording.folder, plan.scenario)
         self._order = telling_order(self.objectives, plan.users)
@@ -50,16 +67,22 @@ class Study:
         self._trials = list(folder.trials())
         whole = {(role_of(trial.number), 1) for trial in self._trials}
         whole |= {(one.role, one.block) for one in folder.defence()}
-        folder.set_aside(lambda cell: (cell.role, cell.block) not in whole)
+        if worker is None:
+            folder.set_aside(lambda cell: (cell.role, cell.block) not in whole)
         self._cells = list(folder.cells())
         self._contest = Contest(
             self.objectives, plan.users, self.scores, trials=lambda: self._trials, cells_of=self._cells_of
         )
-        self._since = world.clock() - spent_before_s(folder)
+        self._since = world.clock() - (spent_before_s(folder) if spent_s is None else spent_s)
         left = (plan.trials if plan.trials is not None else 1) + 1 - len(self._trials)
+        left = left if worker is None else math.ceil(left / plan.workers)
         self._one_trial = planned_steps(plan.engine, [plan.scenario], repeats=plan.repeats)
-        marked = simulated(say) if plan.is_simulated else say
-        self.progress = Progress(self._one_trial * max(left, 0), say=marked, now=world.clock)
+        marked = simulated(say)
+
+        def told(text: str) -> None:
+            (marked if plan.is_simulated or recording.run.is_simulated else say)(text)
+
+        self.progress = Progress(self._one_trial * max(left, 0), say=told, now=world.clock)
         self._launcher = Launcher(
             plan.scenario, recording, self.progress, clock=world.clock, pause=world.pause, launch=world.launch
         )
@@ -76,14 +99,36 @@ class Study:
         self._refuse_useless_baseline()
         self._search(results)
         self._tell_what_was_met()
-        if self.plan.is_defended:
+        if self.plan.is_defended and not self._is_best_elsewhere():
             self._defend()
+        else:
+            self.plan = msgspec.structs.replace(self.plan, is_defended=False)
         self.progress.note(crown(self.plan, self.recording, self._trials, results=results) or "nothing new was found")
 
     def _search(self, results: Path) -> None:
         """Candidates, until there are enough, the time is over, or none is left."""
         if not self._may_go_on():
             return
+        search = self._made_search(results)
+        self._note_what_is_asked(search.ladders)
+        if self.plan.storage or self.plan.workers > 1:
+            search.publish(self._measured_before(), {key_of(trial.flags): trial.flags for trial in self._trials})
+        for flags in search.given_up():
+            self._give_up(search, flags)
+        if self.plan.workers > 1:
+            self._search_together(search, results)
+        else:
+            self._search_alone(search)
+
+    def _give_up(self, search: SearchLike, flags: Flags) -> None:
+        with self._number() as number:
+            assert number is not None
+            trial = given_up_trial(number, flags)
+        self._kept(trial, [])
+        search.remember([trial])
+        self.progress.note(trial_line(trial, spent_s=self.spent_s, budget_s=self.plan.budget_s))
+
+    def _made_search(self, results: Path) -> SearchLike:
         search = self._world.make_search(
             self.plan,
             folder=self.recording.folder,
@@ -91,22 +136,96 @@ class Study:
             demand=self.demand,
             longest_tokens=self._longest_context(),
             violations=self._violations,
+            say=self.progress.note,
         )
-        self._note_what_is_asked(search.ladders)
         search.remember(self._trials)
+        return search
+
+    def search_as_worker(self, results: Path) -> None:
+        """Candidates, one after another, beside other workers. Raises: EngineError."""
+        if self._may_go_on():
+            self._search_alone(self._made_search(results))
+
+    def _search_alone(self, search: SearchLike) -> None:
+        most = self.plan.trials if self.plan.storage else None
         while self._may_go_on():
-            try:
-                candidate = search.ask()
-            except Exhausted:
-                self.progress.note("every candidate of the search space has been tried")
-                return
-            try:
-                trial = self._try(candidate)
-            except BaseException:
-                search.give_back(candidate.ticket)
-                raise
-            search.tell(candidate.ticket, self._told(trial), constraints=trial.constraints)
-            search.learn(trial)
+            with self._number() as number:
+                if number is None:
+                    return
+                try:
+                    candidate = search.ask() if most is None else search.ask(most=most)
+                except Enough:
+                    self.progress.note("the study has all the candidates that were asked for, those of others counted")
+                    return
+                except Exhausted:
+                    self.progress.note("every candidate of the search space has been tried")
+                    return
+                try:
+                    trial = self._try(candidate, number)
+                except BaseException:
+                    search.give_back(candidate.ticket)
+                    raise
+                search.tell(candidate.ticket, self._told(trial), constraints=trial.constraints)
+                search.learn(trial)
+
+    def _search_together(self, search: SearchLike, results: Path) -> None:
+        """The workers, until they are done."""
+        folder = self.recording.folder
+        Team(
+            self.plan,
+            self.recording,
+            search,
+            results=results,
+            say=self.progress.note,
+            storage=self._world.storage,
+            spent_s=lambda: self.spent_s,
+            measured=self._measured_before,
+        ).search()
+        self._refresh()
+        if self.plan.is_simulated:
+            self._world.pause(max(spent_before_s(folder) - self.spent_s, 0.0))
+
+    def _measured_before(self) -> dict[str, tuple[float, ...] | None]:
+        """What was told of every candidate on disk."""
+        trials = self.recording.folder.trials()
+        return {key_of(trial.flags): self._told(trial) for trial in trials if trial.number}
+
+    @contextlib.contextmanager
+    def _number(self) -> Iterator[int | None]:
+        """Of the next trial: one that workers before us left behind, or the next. None: all are taken."""
+        if self._worker is None:
+            known = {trial.number for trial in self._trials}
+            yield next(number for number in itertools.count() if number not in known)
+            return
+        folder = self.recording.folder
+        most = None if self.plan.trials is None or self.plan.storage else self.plan.trials
+        with folder.claimed_number(most=most) as number:
+            if number is not None:
+                folder.set_aside(lambda cell: cell.role == role_of(number))
+                self._refresh()
+            yield number
+
+    def _refresh(self) -> None:
+        """What other workers wrote."""
+        self._trials = list(self.recording.folder.trials())
+        self._cells = list(self.recording.folder.cells())
+
+    def _is_best_elsewhere(self) -> bool:
+        """Whether a run on another host found better, which is that run's to defend."""
+        if not self.plan.storage or self.recording.run.defence is not None:
+            return False
+        name = worker_name(self.recording.folder)
+        search = self._made_search(self.recording.folder.path.parent)
+        other = search.best_elsewhere(name)
+        mine = max((sum(told) for trial in self._trials[1:] if (told := self._told(trial)) is not None), default=0.0)
+        if other is None or other[0] <= mine:
+            return False
+        run = other[1].partition("/")[0]
+        self.recording.add_note(
+            f"The best of this study was found by another run, {run}: {math.exp(other[0] / len(self.objectives)):.3f}x "
+            "its baseline. That run defends it; what is told here was not defended."
+        )
+        return True
 
     def _note_what_is_asked(self, ladders: tuple[Ladder, ...]) -> None:
         plan = self.plan
@@ -161,6 +280,8 @@ class Study:
         return left_s - spending.split(self.plan.budget_s, one_s=self._defence_launch_s()).whole_s
 
     def _may_go_on(self) -> bool:
+        if self._worker is not None:
+            self._refresh()
         if self.plan.trials is not None and len(self._trials) - 1 >= self.plan.trials:
             return False
         left_s = self._search_left_s()
@@ -183,7 +304,7 @@ class Study:
             error = launched.error
             if error is None:
                 trial = self._trial_of(0, flags, launched, origin="")
-                self._kept(trial, launched)
+                self._kept(trial, launched.cells)
                 return
             if attempt == BASELINE_TRIES or isinstance(error, EngineNotFound):
                 raise error
@@ -217,9 +338,8 @@ class Study:
 
     # ------------------------------------------------------------ candidates
 
-    def _try(self, candidate: Candidate) -> Trial:
+    def _try(self, candidate: Candidate, number: int) -> Trial:
         """One candidate, measured, stopped or failed, written and said. Raises: EngineError that is not its fault."""
-        number = len(self._trials)
         self.progress.note(f"{role_of(number)} ({candidate.origin}): {flags_text(candidate.flags)}")
         launched = self._measured(number, candidate.flags)
         if launched.error is not None:
@@ -233,14 +353,15 @@ class Study:
             )
         else:
             trial = self._trial_of(number, candidate.flags, launched, origin=candidate.origin)
-        self._kept(trial, launched)
+        trial = msgspec.structs.replace(trial, worker=self._worker)
+        self._kept(trial, launched.cells)
         self.progress.note(trial_line(trial, spent_s=self.spent_s, budget_s=self.plan.budget_s))
         self._skip_rest(launched)
         return trial
 
-    def _kept(self, trial: Trial, launched: Launched) -> None:
-        self._trials.append(trial)
-        self._cells += launched.cells
+    def _kept(self, trial: Trial, cells: Sequence[Cell]) -> None:
+        self._trials = sorted([*self._trials, trial], key=lambda one: one.number)
+        self._cells += cells
         self.recording.folder.append_trial(trial)
 
     def _measured(self, number: int, flags: Flags) -> Launched:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from harness.errors import EngineContextTooLong, EngineError, EngineOutOfMemory
 from harness.progress import Say, clock_text
-from harness.records import Flags, Trial
+from harness.records import Flags, Outcome, Trial
 from harness.tune.contest import value_of
 from harness.tune.launches import OUTCOMES
 from harness.tune.plan import role_of
@@ -29,6 +29,18 @@ def failed_trial(number: int, flags: Flags, error: EngineError, *, wall_s: float
     )
 
 
+def given_up_trial(number: int, flags: Flags) -> Trial:
+    """Of a candidate that nobody is given any more."""
+    return Trial(
+        number=number,
+        flags=flags,
+        outcome=Outcome.CRASHED,
+        constraints={"started": 1.0},
+        reason="whoever measured it died over it, twice",
+        origin="search",
+    )
+
+
 def simulated(say: Say) -> Say:
     """Says of every line that it is of a simulation."""
     return lambda text: say(text if text.startswith("simulated") else f"simulated  {text}")
@@ -41,9 +53,10 @@ def flags_text(flags: Flags) -> str:
 
 def front_line(trials: Sequence[Trial], numbers: Sequence[int]) -> str:
     """The front for the console: each member with its ratios."""
-    names = list(dict.fromkeys(name for number in numbers for name in trials[number].objectives))
+    by_number = {trial.number: trial for trial in trials}
+    names = list(dict.fromkeys(name for number in numbers for name in by_number[number].objectives))
     told = [
-        f"{role_of(number)} ({', '.join(f'{name} {value_of(trials[number], name):.3f}x' for name in names)})"
+        f"{role_of(number)} ({', '.join(f'{name} {value_of(by_number[number], name):.3f}x' for name in names)})"
         for number in numbers
     ]
     return f"no settings beat these in all objectives: {'; '.join(told)}"

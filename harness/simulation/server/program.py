@@ -7,7 +7,7 @@ from pathlib import Path
 
 import harness.simulation.server
 from harness import config, models
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 from harness.records import Simulation
 from harness.simulation.server.options import Options
 from harness.simulation.server.running import run
@@ -20,7 +20,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         options = _options(own)
     except HarnessError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{error.message}; {error.hint}\n")
         return error.exit_code
     if own.stand_in is None:
         return run(options, theirs)
@@ -56,8 +56,9 @@ def _positive(text: str) -> float:
 
 
 def _options(own: argparse.Namespace) -> Options:
-    """Raises: UsageError: there is no such card or model."""
-    simulation = Simulation(
-        profile=config.gpu_profile(own.gpu), shape=models.entry(own.model_shape).shape, seed=own.simulation_seed
-    )
+    """Raises: UsageError: there is no such card or model, or none that can be simulated."""
+    profile = config.gpu_profile(own.gpu)
+    if profile.is_cpu or profile.is_predict_only or profile.memory_bytes is None:
+        raise UsageError(f"--gpu {own.gpu}: it is no card that vLLM can be simulated on", hint="name another one")
+    simulation = Simulation(profile=profile, shape=models.entry(own.model_shape).shape, seed=own.simulation_seed)
     return Options(simulation=simulation, speed=own.speed, launch_speed=own.launch_speed or own.speed)

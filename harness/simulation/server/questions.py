@@ -154,8 +154,8 @@ def _limit(payload: dict[str, Any], *, is_chat: bool, prompt: int, context: int)
 def _answer(tokens: int, payload: dict[str, Any]) -> tuple[list[str], str]:
     """The pieces of the answer's text, and why it ends."""
     pieces = [f" {WORDS[at % len(WORDS)]}" for at in range(tokens)]
-    asked = payload.get("stop") or []
-    stops = [asked] if isinstance(asked, str) else asked
+    asked = payload.get("stop")
+    stops = [asked] if isinstance(asked, str) else asked or []
     if "" in stops:
         raise _bad("stop cannot contain an empty string.", param="stop")
     text = "".join(pieces)

@@ -8,6 +8,7 @@ from typing import Final
 from harness.simulation.machine import Server
 from harness.simulation.server.live import Live
 from harness.simulation.server.options import PROGRAM, Given, Options
+from harness.simulation.startup import load_s
 
 NOT_RESET: Final = "Failed to reset prefix cache because some blocks are not freed yet"
 USAGE: Final = f"usage: {PROGRAM} [-h] [--model MODEL] [--port PORT] ..."
@@ -43,7 +44,7 @@ def simulated(options: Options) -> None:
     card, speed = options.simulation.profile, options.speed
     pace = "" if speed == 1 else f", on a clock {speed:g} times as fast as ours"
     text = f"SIMULATED: no engine runs and no card is used. vLLM's scheduler on the data sheet of {card.title}{pace}."
-    say("APIServer", "simulation", text, level="WARNING")
+    say("APIServer", "simulation:0", text, level="WARNING")
 
 
 def parsed(given: Given) -> None:
@@ -72,7 +73,7 @@ def configured(server: Server, given: Given, *, version: str) -> None:
 
 def loaded(server: Server) -> None:
     """The weights are on the card."""
-    gib, seconds = server.plan.weights_bytes / 2**30, server.launch_s
+    gib, seconds = server.plan.weights_bytes / 2**30, load_s(server.plan)
     say("EngineCore", "gpu_model_runner.py:4834", f"Model loading took {gib:.2f} GiB and {seconds:.6f} seconds")
 
 
@@ -89,7 +90,7 @@ def cached(server: Server) -> None:
 def ready(given: Given) -> None:
     """It answers."""
     say("APIServer", "entry.py:140", f"Starting vLLM server on http://{given.host}:{given.port}")
-    write("INFO:     Started server process [%d]" % os.getpid())
+    write(f"INFO:     Started server process [{os.getpid()}]")
     write("INFO:     Application startup complete.")
 
 
@@ -126,7 +127,7 @@ def stopped(live: Live) -> None:
     """It was told to end."""
     write("INFO:     Shutting down")
     text = f"SIMULATED: {live.output_tokens} tokens; the latest step ended {live.late_s:.3f} s after its time."
-    say("APIServer", "simulation", text)
+    say("APIServer", "simulation:0", text)
 
 
 # ---------------------------------------------------------------- what it is asked

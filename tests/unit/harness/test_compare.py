@@ -14,18 +14,23 @@ from harness.records import (
     Cell,
     CellState,
     ClosedLoop,
+    Defence,
+    DefenceLaunch,
     EngineFacts,
     Estimate,
     LaunchSpec,
     Level,
+    Outcome,
     RequestRecord,
     RunState,
     Scenario,
     Target,
     Tier,
+    Trial,
     Verdict,
     Workload,
 )
+from harness.store import RunFolder
 
 SCENARIO = Scenario(
     name="concurrent",
@@ -334,3 +339,37 @@ def test_only_the_wanted_levels_of_a_scenario_are_left() -> None:
         [Level(users=5)]
     )
     assert compare.only(SCENARIO, {("other", Level(users=5))}) is None
+
+
+# ---------------------------------------------------------------- the search behind the settings
+
+
+def searched(tmp_path: Path) -> Path:
+    """The folder of a search, as far as a report tells of it."""
+    done = run(Engines(steady), tmp_path / "search")
+    folder = done.folder
+    defence = Defence(round=1, trials=1, blocks=2, finalists=(1,), is_done=True)
+    folder.write_run(msgspec.structs.replace(folder.run(), kind="tune", defence=defence, front=(1, 2)))
+    folder.append_trial(Trial(number=0, flags={}, outcome=Outcome.MEASURED))
+    folder.append_defence(
+        DefenceLaunch(stage="finals", round=1, role="final trial 1", block=1, flags={}, outcome=Outcome.MEASURED)
+    )
+    return folder.path
+
+
+def test_the_search_behind_the_settings_is_taken_into_the_comparison(tmp_path: Path) -> None:
+    found_in = searched(tmp_path)
+    folder = run(Engines(steady), tmp_path, tuned_in=found_in).folder
+    assert [one.number for one in folder.trials()] == [0]
+    assert [one.role for one in folder.defence()] == ["final trial 1"]
+    assert folder.run().defence == RunFolder(found_in).run().defence
+    assert folder.run().front == (1, 2)
+
+
+def test_a_search_of_another_version_gives_its_trials_and_a_note(tmp_path: Path) -> None:
+    found_in = searched(tmp_path)
+    (found_in / "run.json").write_text('{"version": 1}')
+    folder = run(Engines(steady), tmp_path, tuned_in=found_in).folder
+    assert len(folder.trials()) == 1
+    assert folder.run().defence is None
+    assert any("no more than its trials" in note for note in folder.run().notes)

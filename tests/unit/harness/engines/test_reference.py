@@ -36,7 +36,10 @@ def test_the_token_rate_is_the_same_however_many_a_chunk_carries():
 
 @pytest.mark.parametrize(
     "timer",
-    [pytest.param(ticker.TimerFd, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux's")), ticker.LoopTimer],
+    [
+        pytest.param(ticker.TimerFd, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux's")),
+        ticker.LoopTimer,
+    ],
 )
 def test_an_alarm_goes_off_at_its_moment_and_not_before(timer):
     async def rung_s(wait_s):

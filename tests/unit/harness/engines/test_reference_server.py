@@ -88,8 +88,10 @@ def test_a_second_request_waits_for_the_first_on_its_connection():
     with reference() as (_, port), connected(port) as connection:
         ask(connection, prompt="first")
         ask(connection, prompt="second")
-        until(connection, b"\r\n0\r\n\r\n")
-        until(connection, b"\r\n0\r\n\r\n")
+        got = b""
+        while got.count(b"\r\n0\r\n\r\n") < 2:  # the end of one and the begin of the other may come as one
+            assert (piece := connection.recv(65536))
+            got += piece
         first, second = times(port)
     assert first["end_s"] < second["chunks_s"][0]
 

@@ -74,9 +74,7 @@ TRIALS = (
 )
 
 FINALS = (
-    Judged(
-        name="trial 1", flags=BEST, ratio=ratio(1.27, 1.22, 1.32), launches=3, agreement=share(0.969, 0.84, 0.99)
-    ),
+    Judged(name="trial 1", flags=BEST, ratio=ratio(1.27, 1.22, 1.32), launches=3, agreement=share(0.969, 0.84, 0.99)),
     Judged(name="trial 8", flags=TRIALS[8].flags, ratio=ratio(1.03, 0.99, 1.07), launches=3),
     Judged(
         name="trial 2",
@@ -216,7 +214,9 @@ def two_objectives() -> Recorded:
         else one
         for one in TRIALS
     )
-    asked = replace(ASKED, objectives={"throughput": "ratio of tok/s at 100 users", "latency": "ratio of E2E at 1 user"})
+    asked = replace(
+        ASKED, objectives={"throughput": "ratio of tok/s at 100 users", "latency": "ratio of E2E at 1 user"}
+    )
     run = replace(found.run, preset=None, defence=None, asked=asked, front=(1, 2))
     return dataclasses.replace(found, run=run, trials=trials)
 

@@ -9,8 +9,11 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import pytest
 
+from harness.records import Outcome, Trial
 from harness.report import chart_lines, chart_style, charts, view
-from harness.report.page_charts import LaunchChart, LineChart, Point, Series, ShareChart
+from harness.report.page_charts import FrontChart, FrontMark, LaunchChart, LineChart, Point, Series, ShareChart
+from tests.unit.harness.report import recorded_studies
+from tests.unit.harness.report.recorded_studies import LAUNCHES
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -204,3 +207,70 @@ def test_a_share_is_drawn_with_what_is_asked_and_a_mark_for_each_verdict():
     found = texts(charts.svg(chart))
     assert {"95% asked", "inside", "outside", "undecided", "8", "32", "100%"} <= set(found)
     assert not [text for text in found if re.fullmatch(r"1[1-9]\d%", text)]  # no share is over 100%
+
+
+# ---------------------------------------------------------------- long names, searches
+
+
+LONG = "llama.cpp, the engine inside Ollama, 50 slots, flash attention on, K and V in 8 bits, continuous batching"
+
+
+def test_a_long_name_is_wrapped_so_that_no_line_of_the_legend_leaves_the_chart():
+    series = (dataclasses.replace(line_chart().series[0], label=LONG),)
+    found = texts(charts.svg(line_chart(series=series)))
+    lines = [line for line in found if line and line in LONG and len(line) > 9]
+    assert " ".join(lines) == LONG
+    assert max(map(len, lines)) <= chart_lines.LEGEND_LETTERS
+
+
+def plot_height(svg: str) -> float:
+    """Of the first box that is drawn behind the axes."""
+    lines = [e.attrib.get("d", "") for e in ET.fromstring(svg).iter(f"{SVG}path") if "clip-path" in e.attrib]
+    heights = [float(y) for path in lines for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", path)]
+    return max(heights) - min(heights)
+
+
+def test_many_lines_of_legend_make_the_chart_higher_and_not_the_plot_lower():
+    one = line_chart().series[0]
+    few = line_chart(series=(one,) * 4)
+    many = line_chart(series=(dataclasses.replace(one, label=LONG),) * 4)
+    assert plot_height(charts.svg(many)) == pytest.approx(plot_height(charts.svg(few)), rel=0.05)
+
+
+def test_the_course_of_a_search_has_crosses_arrows_and_the_defence(studied_run):
+    settings = view.page(studied_run.run, (), studied_run.trials, launches=LAUNCHES).settings
+    found = texts(charts.svg(settings.progress[0]))
+    assert {"ratio to vLLM's defaults", "launches; first: defaults", "defence", "1×"} <= set(found)
+    assert not [one for one in found if one.startswith("0.2")]  # the stopped trial at 0.2× is an arrow at the foot
+
+
+def test_a_front_names_its_members_and_the_defaults():
+    recorded = recorded_studies.two_objectives()
+    chart = view.page(recorded.run, (), recorded.trials).settings.front.chart
+    found = texts(charts.svg(chart))
+    assert {"throughput →", "latency ↑", "defaults", "1", "2"} <= set(found)
+
+
+def test_members_of_a_front_that_lie_together_share_a_label():
+    point = (1.2, 1.21, 1.22)
+    marks = (
+        FrontMark(name="0", x=(1, 1, 1), y=(1, 1, 1), is_front=False),
+        *(FrontMark(name=name, x=point, y=point, is_front=True) for name in ("3", "7")),
+        FrontMark(name="9", x=point, y=point, is_front=False),
+    )
+    chart = FrontChart(name="front", title="t", x_label="a", y_label="b", marks=marks, description="d")
+    found = texts(charts.svg(chart))
+    assert "3, 7" in found
+    assert "9" not in found
+
+
+def test_a_chart_of_many_flags_keeps_those_with_the_most_values(studied_run):
+    flags = {f"flag-{place}": 0 for place in range(7)}
+    trials = [
+        Trial(number=n, flags=flags | {"flag-6": n, "flag-0": n % 2, "flag-3": n % 3}, outcome=Outcome.MEASURED)
+        for n in range(4)
+    ]
+    trials.append(Trial(number=4, flags={}, outcome=Outcome.MEASURED))
+    assert view.page(studied_run.run, (), trials).settings.chart.flags == (
+        "flag-0", "flag-1", "flag-2", "flag-3", "flag-6",
+    )  # fmt: skip

@@ -11,10 +11,20 @@ import pytest
 from harness.errors import ResultsUnreadable, UsageError
 from harness.records import Outcome, RunState
 from harness.report import html, index, render, view
+from tests.unit.harness.report.recorded_studies import LAUNCHES
 
 replace = msgspec.structs.replace
 HOSTILE = "</script><script>alert('x')</script><img src=http://evil.example/x onerror=alert(1)>"
-KINDS = ["compared_run", "equal_run", "tuned_run", "benched_run", "open_run", "capacity_run"]
+KINDS = [
+    "compared_run",
+    "equal_run",
+    "tuned_run",
+    "studied_run",
+    "simulated_run",
+    "benched_run",
+    "open_run",
+    "capacity_run",
+]
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -92,6 +102,11 @@ def test_the_page_of_a_comparison_is_the_golden_one(compared_run, check_golden):
 def test_the_page_of_a_capacity_is_the_golden_one(capacity_run, check_golden):
     page = page_of(capacity_run)
     check_golden("capacity.html", without_style(html.document(page, draw=data_instead_of_drawing)))
+
+
+def test_the_page_of_a_simulated_study_is_the_golden_one(simulated_run, check_golden):
+    page = view.page(simulated_run.run, simulated_run.cells, simulated_run.trials, launches=LAUNCHES)
+    check_golden("study.html", without_style(html.document(page, draw=data_instead_of_drawing)))
 
 
 def flat(text):

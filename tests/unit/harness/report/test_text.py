@@ -190,3 +190,15 @@ def test_models_are_listed_under_their_names_on_both_sides(is_gated, licence):
     assert line.split("  ")[-1] == licence
     assert "1.54G" in line
     assert "qwen2.5:1.5b-instruct-q4_K_M" in line
+
+
+def test_a_side_that_was_not_measured_at_a_load_is_called_so(compared_run):
+    rows = tuple(
+        replace(one, ratio=None, baseline=None, reason="0 of 0 repeats of the baseline tuned count, 2 are needed")
+        if (one.against, one.users) == ("baseline tuned", 50)
+        else one
+        for one in compared_run.run.comparisons
+    )
+    told = text.comparison_table(replace(compared_run.run, comparisons=rows))
+    assert "not measured" in told
+    assert "0 of 0" not in told

@@ -267,3 +267,33 @@ def test_a_side_that_the_page_does_not_know_is_left_out_of_the_manifest(equal_ru
     strange = replace(manifest.sides[0], role="somebody else")
     more = Manifest(tier=manifest.tier, sides=(*manifest.sides, strange))
     assert len(page_of(equal_run, manifest=more).fairness.sides) == 2
+
+
+# ---------------------------------------------------------------- sides that were not measured everywhere
+
+
+def test_a_side_without_a_cell_at_a_load_is_said_not_to_be_measured_once_with_the_reason(compared_run):
+    cells = [cell for cell in compared_run.cells if (cell.role, cell.users) != ("baseline tuned", 50)]
+    rows = tuple(
+        replace(one, ratio=None, baseline=None, reason="0 of 0 repeats of the baseline tuned count, 2 are needed")
+        if (one.against, one.users) == ("baseline tuned", 50)
+        else one
+        for one in compared_run.run.comparisons
+    )
+    found = page_of(compared_run, cells, comparisons=rows).comparisons
+    fifty = next(load for table in found.tables for load in table.loads if load.load == "50 users")
+    assert {(str(line.ratios[1].ratio), line.ratios[1].badge) for line in fifty.rows} == {("not measured", None)}
+    assert not [reason for reason in fifty.reasons if "0 of 0" in reason]
+    assert [note for note in found.notes if note.startswith("“Not measured”")] == [
+        "“Not measured”: llama.cpp, the engine inside Ollama, 100 slots, has no cell at 50 users in some scenario: its "
+        "settings are measured only where they may matter."
+    ]
+    other = next(load for table in found.tables for load in table.loads if load.load == "10 users")
+    assert other.rows[0].ratios[1].badge is not None
+
+
+def test_a_title_that_would_fill_the_head_of_a_table_gives_way_to_its_role(compared_run):
+    title = "llama.cpp, the engine inside Ollama, 100 slots, flash attention on, K and V in 8 bits"
+    found = page_of(compared_run, engines=engines_with(compared_run, "baseline tuned", title=title)).comparisons
+    assert found.heads == ("llama.cpp, the engine inside Ollama", "the baseline tuned", "vLLM 0.32.0, tuned")
+    assert found.ratios[1] == "Ratio to the baseline tuned"

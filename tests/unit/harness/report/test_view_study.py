@@ -9,7 +9,7 @@ from harness.records import Outcome
 from harness.report import html, view
 from tests.unit.harness.report import recorded_studies
 from tests.unit.harness.report.recorded_cells import Recorded
-from tests.unit.harness.report.recorded_studies import DEFENCE, FINALS, LAUNCHES, TRIALS, share
+from tests.unit.harness.report.recorded_studies import DEFENCE, FINALS, LAUNCHES, REMOVALS, TRIALS, share
 
 replace = msgspec.structs.replace
 
@@ -100,14 +100,21 @@ def test_without_a_winner_no_diamond_is_drawn_and_nothing_is_said_to_be_confirme
     assert "no finals confirmed it" in found.progress_notes[0]
 
 
+def test_minutes_of_several_workers_are_not_called_those_of_the_study(studied_run, story):
+    trials = tuple(replace(one, worker=one.number % 2) for one in TRIALS)
+    shared = view.page(studied_run.run, (), trials, launches=LAUNCHES).settings
+    assert story.progress[1].x_label == "minutes since the study began"
+    assert shared.progress[1].x_label == "minutes of launches, all workers together"
+
+
 def test_launches_and_minutes_are_told_by_stage(story):
     assert [(row.name.partition(":")[0], row.launches, row.time, row.lost) for row in story.stages] == [
         ("Baseline", "1", "4 min", ""),
-        ("Search", "9", "20 min 19 s", "4 without a figure, 1 stopped early, 1 of them again"),
+        ("Search", "9", "20 min 19 s", "4 without a figure, 1 stopped early, 1 made again for what others did"),
         ("Finals", "9", "30 min", ""),
         ("Ablation", "4", "13 min 20 s", ""),
         ("Confirmation", "4", "13 min 20 s", ""),
-        ("In all", "27", "1 h 20 min", "4 without a figure, 1 stopped early, 1 of them again"),
+        ("In all", "27", "1 h 20 min", "4 without a figure, 1 stopped early, 1 made again for what others did"),
     ]
     assert story.stage_notes[0] == "Of a budget of 2 h, launches took 1 h 20 min."
 
@@ -139,6 +146,14 @@ def test_the_ablation_says_what_each_flag_is_worth_and_which_were_dropped(story)
             "confirmed",
         ),
     ]
+
+
+def test_a_flag_of_which_nothing_can_be_told_stays_and_says_so(studied_run):
+    wide = replace(REMOVALS[0], ratio=recorded_studies.ratio(1.0, 0.9, 1.1))
+    needed = replace(REMOVALS[1], ratio=None, is_refused=True, reason="vLLM would refuse it")
+    defence = replace(DEFENCE, removals=(wide, needed), confirmation=None, dropped=())
+    rows = page_of(studied_run, defence=defence).settings.judged[1].rows
+    assert [row.badge.text for row in rows] == ["undecided: kept", "kept"]
 
 
 def test_a_confirmation_that_failed_is_said_to_have(studied_run):

@@ -30,6 +30,7 @@ from harness.tune.trials import failed_trial
 from tests.unit.harness.tune.worlds import (
     CELL_S,
     LAUNCH_S,
+    USERS,
     FakeEngines,
     Killed,
     like_all,
@@ -65,6 +66,24 @@ def test_every_trial_is_on_disk_with_where_it_comes_from(tmp_path):
     assert search.told[1][0] == pytest.approx((math.log(trials[2].objective.value),))
     assert [trial.number for trial in search.learned] == [1, 2]
     assert any("1.3" in line for line in said)
+
+
+def test_what_was_asked_and_among_what_was_searched_is_recorded(tmp_path):
+    made, _, _ = study(plan(trials=1, is_defended=False), tmp_path / "run", FakeEngines(), settings_of(64))
+    made.go_on(tmp_path)
+    asked = RunFolder(tmp_path / "run").run().asked
+    assert (asked.users, asked.trials, asked.budget_s, asked.is_defended) == (USERS, 1, None, False)
+    assert asked.objectives["balanced"].startswith("geometric mean of the ratios")
+    assert [one.flag for one in asked.ladders] == list(settings_of(64)[0])
+
+
+def test_each_line_of_a_simulated_study_says_that_it_is_simulated(tmp_path):
+    asked = plan(trials=1, is_defended=False, engine="simulated")
+    made, _, said = study(asked, tmp_path / "run", FakeEngines(), settings_of(64))
+    made.go_on(tmp_path)
+    assert len(said) > 2
+    assert all(line.startswith("simulated") for line in said)
+    assert not any(line.startswith("simulated  simulated") for line in said)
 
 
 def test_all_loads_are_measured_in_one_launch_the_highest_first(tmp_path):

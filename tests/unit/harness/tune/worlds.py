@@ -123,6 +123,9 @@ class Search:
     def learn(self, trial: Trial) -> None:
         self.learned.append(trial)
 
+    def given_up(self) -> list[Flags]:
+        return []
+
 
 class FakeEngines:
     """Launches and measures on a clock of its own, with noise of launches and of repeats.

@@ -1,0 +1,110 @@
+"""Whole commands on the simulated vLLM: started in vLLM's place, measured as vLLM is, and never taken for it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import config, models
+from harness.presets import read_preset
+from harness.records import CellState, CrashRegion, Simulation
+from harness.simulation.server.options import Options
+from harness.simulation.server.standin import stand_in
+from harness.store import RunFolder
+from tests.e2e.conftest import Ended
+
+Harness = Callable[..., Ended]
+Python = Callable[..., Path]
+OUT_OF_MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 256.00 MiB."
+
+
+@pytest.fixture
+def simulated_python(tmp_path: Path) -> Python:
+    """An interpreter whose vLLM is the simulated one, which is ready at once."""
+
+    def make(**more: Any) -> Path:
+        shape = models.entry("smollm2-135m").shape
+        simulation = Simulation(profile=config.gpu_profile("l4"), shape=shape, **more)
+        return stand_in(Options(simulation=simulation, launch_speed=1e4), tmp_path / "vllm")
+
+    return make
+
+
+def words(python: Path, scenario: Path, *more: str) -> list[str]:
+    bench = ["bench", "--engine", "vllm", "--vllm-python", str(python), "--gpu", "cpu", "--model", "smollm2-135m"]
+    return [*bench, "--scenario", str(scenario), "--repeats", "1", *more]
+
+
+def folder_of(ended: Ended, tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "results" / ended.json["run"])
+
+
+def test_a_bench_of_it_is_valid_and_marked_simulated_everywhere(
+    harness: Harness, simulated_python: Python, small_scenario: Path, tmp_path: Path
+) -> None:
+    ended = harness(*words(simulated_python(), small_scenario, "--json"))
+    assert ended.code == 0, ended.stderr
+    folder = folder_of(ended, tmp_path)
+    run, cells = folder.run(), folder.cells()
+    assert [cell.state for cell in cells] == [CellState.MEASURED] * 2, [cell.reasons for cell in cells]
+    assert all(cell.is_simulated for cell in cells)
+    assert all(cell["is_simulated"] for cell in ended.json["cells"])
+    assert run.is_simulated
+    (facts,) = run.engines
+    assert facts.is_simulated
+    assert facts.engine == "vllm"
+    assert facts.title.startswith("simulated vLLM 0.32.0")
+    assert facts.version == "0.32.0+simulated.l4"
+    assert "api_server" in " ".join(facts.argv)
+    assert any("data sheet of NVIDIA L4" in note for note in run.notes)
+    assert "simulated on NVIDIA L4" in ended.stderr
+    one, many = cells
+    assert one.output_tok_s is not None
+    assert many.output_tok_s is not None
+    assert many.output_tok_s.value > 2 * one.output_tok_s.value, "users share its steps"
+    assert one.telemetry is not None, "a server has processes and metrics"
+    page = harness("report", ended.json["run"])
+    assert page.code == 0, page.stderr
+    html = next(tmp_path.joinpath("reports").glob("*.html")).read_text()
+    assert "SIMULATED: nothing on this page was measured" in html
+    assert "a simulated l4" in html
+
+
+def test_an_engine_that_dies_under_load_leaves_the_cells_before_it(
+    harness: Harness, simulated_python: Python, small_scenario: Path, tmp_path: Path
+) -> None:
+    crash = CrashRegion(flags={}, users=4, log_text=OUT_OF_MEMORY)
+    ended = harness(*words(simulated_python(crashes=(crash,)), small_scenario, "--json"))
+    folder = RunFolder(next(path.parent for path in tmp_path.glob("results/*/run.json")))
+    first, *others = folder.cells()
+    assert (first.users, first.state) == (1, CellState.MEASURED)
+    assert all(cell.state == CellState.FAILED for cell in others)
+    assert "ran out of memory" in others[0].reasons[0]
+    assert "ran out of memory" in ended.stderr
+
+
+def test_a_start_that_fails_exits_with_3_and_says_what_fits(
+    harness: Harness, simulated_python: Python, small_scenario: Path
+) -> None:
+    small = words(simulated_python(), small_scenario, "--flag", "kv-cache-memory-bytes=20000000")
+    ended = harness(*small)
+    assert ended.code == 3
+    assert "set max-model-len to" in ended.stderr
+
+
+def test_a_search_on_it_gives_a_preset_that_nothing_serves(
+    harness: Harness, simulated_python: Python, small_scenario: Path, tmp_path: Path
+) -> None:
+    """And one that was broken off goes on."""
+    tune = ["tune", "--gpu", "cpu", "--scenario", small_scenario, "--users", "1,8", "--repeats", "2", "--trials", "1"]
+    ended = harness(*tune, "--vllm-python", simulated_python(), "--no-defence", "--json")
+    assert ended.code == 0, ended.stderr
+    assert ended.json["is_simulated"] is True
+    preset = Path(ended.json["preset"])
+    assert preset.relative_to("results").parts[0] == "simulated"
+    assert read_preset(tmp_path / preset).is_simulated
+    again = harness("tune", "--resume", ended.json["run"], "--trials", "2", "--json")
+    assert again.code == 0, again.stderr
+    assert again.json["is_simulated"] is True
+    assert len(again.json["trials"]) == 3
