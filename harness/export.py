@@ -87,11 +87,19 @@ def model_source(wanted: str | None, *, preset: Preset) -> tuple[str, ModelEntry
         if wanted.casefold() in {entry.name, entry.hf_id.casefold()}:
             return entry.hf_id, entry
     if wanted.startswith(("/", ".", "~")) or Path(wanted).is_dir():
-        return os.path.abspath(Path(wanted).expanduser()), None  # noqa: PTH100  links stay as they were named
+        return os.path.abspath(at_home(wanted)), None  # noqa: PTH100  links stay as they were named
     if re.fullmatch(r"[\w.-]+/[\w.-]+", wanted):
         return wanted, None
     error = config.unknown_name("model", wanted, models.entries())
     raise UsageError(error.message, hint=f"{error.hint}; or an id of Hugging Face (owner/name), or a folder")
+
+
+def at_home(folder: str) -> Path:
+    """The folder, ~ and ~name written out. Raises: UsageError: nobody has that name."""
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"--model {folder}: {error}", hint="write the whole path") from error
 
 
 def image_of(preset: Preset) -> str:

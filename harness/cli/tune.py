@@ -1,5 +1,7 @@
 """`harness tune`."""
 
+import platform
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +201,9 @@ def shared(plan: tune.Plan, *, workers: int, storage: str | None, study: str | N
         return msgspec.structs.replace(plan, workers=workers)
     search.refuse_storage(storage)
     name = study or f"{plan.model.name} {plan.profile.name} {plan.objective}"
-    return msgspec.structs.replace(plan, workers=workers, storage=store.without_password(storage), study=name)
+    host = f"{platform.node()}-{secrets.token_hex(3)}"
+    shown = store.without_password(storage)
+    return msgspec.structs.replace(plan, workers=workers, storage=shown, study=name, host=host)
 
 
 def told_study(folder: RunFolder, *, results: Path, out: Path, is_json: bool) -> int:

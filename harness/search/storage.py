@@ -1,13 +1,12 @@
 """Where a study is kept: a journal file that processes of one host share, or a database that several hosts do."""
 
 import fcntl
-import json
 import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import optuna
 import sqlalchemy.exc
@@ -31,6 +30,9 @@ CONNECT_TIMEOUT_S: Final = 10
 
 AWAY: Final = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError)
 """What a database that does not answer looks like."""
+
+MALFORMED: Final = (ValueError, LookupError, TypeError, AssertionError, AttributeError)
+"""What Optuna raises over lines that it did not write."""
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -107,8 +109,9 @@ def opened(storage: str | Path, name: str, *, objectives: int, about: Mapping[st
                 directions=["maximize"] * objectives,
                 load_if_exists=True,
             )
-    except (json.JSONDecodeError, KeyError, ValueError) as error:
-        raise ResultsUnreadable(f"{shown}: damaged: {error}", hint="restore it, or start a new study") from error
+    except MALFORMED as error:
+        why = str(error) or "a line says what no study says"
+        raise ResultsUnreadable(f"{shown}: damaged: {why}", hint="restore it, or start a new study") from error
     except OSError as error:
         raise UsageError(f"{shown}: {error.strerror or error}", hint="choose another --storage") from error
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -165,6 +168,16 @@ def _journal(path: Path) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
+def _tables(url: str, **options: Any) -> optuna.storages.RDBStorage:
+    """The database with its tables, made where there are none; of two hosts that make them at once one comes too late."""
+    for pause_s in (0.5, 2.0):
+        try:
+            return optuna.storages.RDBStorage(url, **options)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            time.sleep(pause_s)
+    return optuna.storages.RDBStorage(url, **options)
+
+
 def refuse_storage(url: str) -> None:
     """Raises: UsageError for a URL of no kind that is known, or that does not answer; ResultsUnreadable as `opened`."""
     _database(url)
@@ -181,7 +194,7 @@ def _database(url: str) -> BaseStorage:
     connect = {"timeout" if is_file else "connect_timeout": CONNECT_TIMEOUT_S}
     try:
         full = make_url(url).set(drivername=DRIVERS[scheme]).render_as_string(hide_password=False)
-        kept = optuna.storages.RDBStorage(full, engine_kwargs={"pool_pre_ping": True, "connect_args": connect})
+        kept = _tables(full, engine_kwargs={"pool_pre_ping": True, "connect_args": connect})
     except ImportError as error:
         raise UsageError(
             f"--storage {shown}: the driver for PostgreSQL is not installed",

@@ -37,9 +37,12 @@ def crown(plan: Plan, recording: Recording, trials: Sequence[Trial], *, results:
         role = role_of(0 if best is None else best.number)
         note = undefended_note(trials, best)
     found = preset_of(plan, recording, flags, ratio, role=role, is_default=best is None)
-    if run.preset is not None and msgspec.structs.replace(run.preset, created_utc=found.created_utc) == found:
-        return ""
     path = preset_file(results, gpu=found.gpu, model=found.model, is_simulated=found.is_simulated)
+    if run.preset is not None and msgspec.structs.replace(run.preset, created_utc=found.created_utc) == found:
+        if path.exists():
+            return ""
+        presets.write_preset(run.preset, path)
+        return "its preset was gone, and is written again"
     presets.write_preset(found, path)
     others = tuple(one for one in run.notes if not one.startswith(CROWNING))
     recording.update(preset=found, notes=(*others, note))

@@ -53,6 +53,8 @@ class Plan(Record, frozen=True, kw_only=True):
     """URL of the database that several hosts share, without its password. Empty: the run folder keeps the search."""
     study: str = "harness"
     """Its name in the storage."""
+    host: str = ""
+    """This host and a random number, which tell this run from all others in the storage. Empty: there is none."""
 
     @property
     def is_simulated(self) -> bool:
@@ -86,7 +88,7 @@ def read_plan(folder: RunFolder) -> Plan:
     try:
         raw = path.read_bytes()
         version = msgspec.json.decode(raw, type=dict[str, object]).get("version", 1)
-        if version == PLAN_VERSION:
+        if not isinstance(version, int) or version == PLAN_VERSION:
             return msgspec.json.decode(raw, type=Plan)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(

@@ -13,6 +13,7 @@ from harness.store import RunFolder, without_password
 from harness.tune import spending
 from harness.tune import workers as team
 from harness.tune.plan import Plan, read_plan, write_plan
+from harness.tune.sound import refuse_unsound
 from harness.tune.spending import first_guess
 from harness.tune.study import Study
 from harness.tune.world import World, world_of
@@ -65,6 +66,7 @@ def resume(
             f"{folder.id} keeps its search in {plan.storage or 'its own folder'}, not in {without_password(storage)}",
             hint="leave --storage out, or name the same with its password",
         )
+    refuse_unsound(folder, run_record, plan)
     url = storage or plan.storage or None
     with kept(Recording(folder, run_record)) as recording:
         here = world or world_of(plan, folder, storage=url)

@@ -1,7 +1,6 @@
 """The search of a study: its space, its seeds, its storage."""
 
 import hashlib
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,15 +56,15 @@ def search_for(
         seeds=seeds_for(space, plan.profile, demand=demand, presets=known, profiles=cards),
         objectives=len(plan.objectives),
         is_allowed=violations,
-        worker=worker_name(folder, worker) if storage or plan.workers > 1 else None,
+        worker=worker_name(plan, folder, worker) if storage or plan.workers > 1 else None,
         about=about(plan, space),
         say=say,
     )
 
 
-def worker_name(folder: RunFolder, number: int | None = None) -> str:
+def worker_name(plan: Plan, folder: RunFolder, number: int | None = None) -> str:
     """A run's name in a storage that hosts share, or that of one of its workers, which goes on from it."""
-    run = f"{platform.node()}:{folder.id}"
+    run = f"{folder.id} on {plan.host}" if plan.host else folder.id
     return run if number is None else f"{run}/{number}"
 
 

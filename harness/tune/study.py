@@ -214,7 +214,7 @@ class Study:
         """Whether a run on another host found better, which is that run's to defend."""
         if not self.plan.storage or self.recording.run.defence is not None:
             return False
-        name = worker_name(self.recording.folder)
+        name = worker_name(self.plan, self.recording.folder)
         search = self._made_search(self.recording.folder.path.parent)
         other = search.best_elsewhere(name)
         mine = max((sum(told) for trial in self._trials[1:] if (told := self._told(trial)) is not None), default=0.0)

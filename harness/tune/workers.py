@@ -279,7 +279,7 @@ class Team:
             self._deaths[number] = 0
         self._trials_at_death[number] = trials
         self._deaths[number] += 1
-        self._search_.take_back(worker_name(self._recording.folder, number), measured=self._measured())
+        self._search_.take_back(worker_name(self._plan, self._recording.folder, number), measured=self._measured())
         for flags in self._search_.given_up():
             self._give_up(flags)
         if self._deaths[number] < MOST_DEATHS:

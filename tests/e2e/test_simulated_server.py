@@ -66,7 +66,7 @@ def test_a_bench_of_it_is_valid_and_marked_simulated_everywhere(
     assert one.telemetry is not None, "a server has processes and metrics"
     page = harness("report", ended.json["run"])
     assert page.code == 0, page.stderr
-    html = next(tmp_path.joinpath("reports").glob("*.html")).read_text()
+    html = (tmp_path / "reports" / f"{run.id}.html").read_text()
     assert "SIMULATED: nothing on this page was measured" in html
     assert "a simulated l4" in html
 

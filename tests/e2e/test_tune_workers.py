@@ -22,8 +22,9 @@ from harness.search import key_of
 from harness.store import RunFolder
 
 STUDY = (
-    "tune", "--gpu", "rtx4090", "--engine", "simulated", "--no-defence", "--repeats", "2", "--users", "1", "--workers", "4",
-)  # fmt: skip
+    *("tune", "--gpu", "rtx4090", "--engine", "simulated", "--no-defence"),
+    *("--repeats", "2", "--users", "1", "--workers", "4"),
+)
 WORKER = "harness.tune.worker"
 PASSWORD = "open-sesame"
 LIMIT_S = 150
@@ -98,18 +99,19 @@ def tuner(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[...,
             process.kill()
 
 
-def assert_whole(folders: Sequence[RunFolder], *, candidates: int, workers: bool = True) -> None:
+def assert_whole(folders: Sequence[RunFolder], *, candidates: int, has_gaps: bool = False) -> None:
     """Every candidate once, all of them there, each with its cells, and no half line."""
     keys = []
     for folder in folders:
         trials = folder.trials()
-        assert [one.number for one in trials] == list(range(len(trials)))
+        numbers = [one.number for one in trials]
+        assert numbers == (sorted(set(numbers)) if has_gaps else list(range(len(trials))))
         keys += [key_of(one.flags) for one in trials if one.number]
         for one in trials[1:]:
             mine = [cell for cell in folder.cells() if cell.role == f"trial {one.number}"]
             if one.outcome in {Outcome.MEASURED, Outcome.INVALID}:
                 assert len(mine) == 2, one
-            assert (one.worker is not None) == workers or one.outcome == Outcome.CRASHED
+            assert one.worker is not None or one.outcome == Outcome.CRASHED
         assert folder.run().state == "DONE"
         assert (folder.path / "trials.jsonl").read_bytes().endswith(b"\n")
     assert len(keys) == len(set(keys)), "a candidate was tried twice"
@@ -250,7 +252,7 @@ def test_workers_outlive_a_postgresql_that_is_killed_and_started_again(
     time.sleep(2.0)
     postgres.start()
     assert one.ended() == 0, one.said.read_text()
-    assert_whole([one.run], candidates=8)
+    assert_whole([one.run], candidates=8, has_gaps=True)
     assert PASSWORD not in one.said.read_text()
     for path in one.run.path.rglob("*"):
         assert path.is_dir() or PASSWORD.encode() not in path.read_bytes(), path
@@ -262,7 +264,7 @@ def test_hosts_share_a_search_and_no_candidate_is_tried_twice(tuner: Callable[..
     hosts = [tuner(*words, host=name) for name in ("one", "two")]
     for host in hosts:
         assert host.ended() == 0, host.said.read_text()
-    assert_whole([host.run for host in hosts], candidates=8)
+    assert_whole([host.run for host in hosts], candidates=8, has_gaps=True)
     other = tuner(*words, "--objective", "throughput", host="three")
     assert other.ended() == 2
     assert "objective balanced, not throughput" in other.said.read_text()

@@ -90,7 +90,8 @@ def test_a_second_request_waits_for_the_first_on_its_connection():
         ask(connection, prompt="second")
         got = b""
         while got.count(b"\r\n0\r\n\r\n") < 2:  # the end of one and the begin of the other may come as one
-            assert (piece := connection.recv(65536))
+            piece = connection.recv(65536)
+            assert piece
             got += piece
         first, second = times(port)
     assert first["end_s"] < second["chunks_s"][0]

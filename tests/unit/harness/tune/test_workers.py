@@ -139,7 +139,7 @@ def test_a_child_that_inherits_the_lock_holds_the_folder(tmp_path: Path) -> None
     ("text", "shown"),
     [
         ("postgresql://me:sesame@db:5432/x", "postgresql://me@db:5432/x"),
-        ("harness tune --storage 'postgresql://me:p@ss@db/x' --json", "harness tune --storage 'postgresql://me@db/x' --json"),
+        ("tune --storage 'postgresql://me:p@ss@db/x' --json", "tune --storage 'postgresql://me@db/x' --json"),
         ("postgresql://db/x?password=sesame&user=me", "postgresql://db/x?password=&user=me"),
         ("sqlite:////data/study.db", "sqlite:////data/study.db"),
         ("http://127.0.0.1:8000/a@b", "http://127.0.0.1:8000/a@b"),
