@@ -74,7 +74,8 @@ def search(plan: Plan, running: Bench, *, recording: Recording, progress: Progre
             return
         level = Level(users=int(number)) if plan.unit == "users" else Level(rate_per_s=number)
         scenario = enough(plan.scenario, level, plan.slos)
-        progress.note(f"next: {level.name} {plan.unit}, about {held_s(scenario.load):.0f} s")
+        unit = plan.unit.removesuffix("s") if level.users == 1 else plan.unit
+        progress.note(f"next: {level.name} {unit}, at least {held_s(scenario.load):.0f} s")
         cell = running.cell(scenario, level, repeat=sum(step.level == number for step in steps) + 1)
         steps.append(step_of(cell, scenario.load, level, slos=plan.slos, folder=recording.folder, earlier=steps))
         measured.append(scenario)

@@ -14,6 +14,7 @@ from harness.errors import HarnessError, UsageError
 
 COMMANDS = (bench, capacity, compare, doctor, export, models, predict, report, serve, tune, worker)
 """They add themselves to the group as they are imported."""
+AGAIN_S = 0.01
 
 
 # ---------------------------------------------------------------- the one place where exceptions end
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     is_json = "--json" in words
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)  # also where a script's `&` has had SIGINT ignored
+    signal.signal(signal.SIGALRM, interrupt)
+    sys.unraisablehook = interrupted_again
     try:
         code = cli.main(words, prog_name="harness", standalone_mode=False)
     except HarnessError as error:
@@ -59,3 +62,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def interrupt(*_: object) -> NoReturn:
     """The answer to Ctrl-C, SIGTERM and a closed terminal alike: engines are stopped and records closed on the way."""
     raise KeyboardInterrupt
+
+
+def interrupted_again(lost: "sys.UnraisableHookArgs") -> None:
+    """An interruption that came while Python ran a callback, which no exception leaves: it comes once more, at once."""
+    if lost.exc_type is not None and issubclass(lost.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    else:
+        sys.__unraisablehook__(lost)

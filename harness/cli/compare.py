@@ -88,7 +88,9 @@ AS_PEOPLE_RUN = "q4_k_m"
     "--blocks", type=click.IntRange(1, 20), default=2, show_default=True, help="Launches of each side, in turns."
 )
 @click.option("--precision", type=Share(), help="Add blocks until ratios are known this well, say 3%.")
-@click.option("--budget", type=Duration(), help="With --precision: time for the blocks that are added. Default: 30m.")
+@click.option(
+    "--budget", type=Duration(), help="With --precision: time for the blocks that are added to --blocks. Default: 30m."
+)
 @click.option("--scenario", "scenario_names", multiple=True, help="Name or TOML file; repeatable. Default: all three.")
 @click.option("--ollama-bin", help="Ollama's binary. Default: the one on PATH.")
 @click.option("--ollama-url", help="An Ollama that already runs; nothing is launched or stopped.")

@@ -127,6 +127,7 @@ def tune_command(
     else:
         is_simulated = engine == tune.SIMULATED
         profile = simulated_profile(gpu) if is_simulated else profile_for(gpu)
+        tune.cards(workers or 1, profile, is_simulated=is_simulated)  # before anything is fetched
         plan = plan_for(
             profile,
             models.entry(model_name or profile.default_model),
@@ -196,7 +197,6 @@ def shared(plan: tune.Plan, *, workers: int, storage: str | None, study: str | N
     """The plan for several workers or hosts. Raises: UsageError before anything is launched."""
     if study is not None and storage is None:
         raise UsageError("--study names a search in a --storage, and none is given", hint="add --storage URL")
-    tune.cards(workers, plan.profile, is_simulated=plan.is_simulated)
     if storage is None:
         return msgspec.structs.replace(plan, workers=workers)
     search.refuse_storage(storage)

@@ -1,6 +1,8 @@
 """What the command line promises, without starting an engine."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -150,3 +152,30 @@ def test_every_command_can_print_json():
     commands = [c for name, c in common.cli.commands.items() if not isinstance(c, click.Group) and name != "proxy"]
     for command in [*commands, *common.cli.commands["models"].commands.values()]:
         assert {"--json", "--results"} <= {option for parameter in command.params for option in parameter.opts}
+
+
+INTERRUPTED_IN_A_CALLBACK = """
+import os, signal, sys, time, weakref
+import click
+from harness.cli import cli, main
+
+class Engine: pass
+
+@cli.command("linger")
+def linger():
+    engine = Engine()
+    gone = weakref.ref(engine, lambda _: os.kill(os.getpid(), signal.SIGTERM))  # no exception leaves a callback
+    del engine
+    time.sleep(60)
+
+main(["linger"])
+"""
+
+
+def test_an_interruption_that_comes_in_a_callback_is_not_lost():
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IN_A_CALLBACK], capture_output=True, text=True, check=False, timeout=55
+    )
+    assert ended.returncode == 130
+    assert "interrupted" in ended.stderr
+    assert "Traceback" not in ended.stderr
