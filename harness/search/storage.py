@@ -169,7 +169,7 @@ def _journal(path: Path) -> BaseStorage:
 
 
 def _tables(url: str, **options: Any) -> optuna.storages.RDBStorage:
-    """The database with its tables, made where there are none; of two hosts that make them at once one comes too late."""
+    """The database with its tables, made where there are none; of two hosts that make them one comes too late."""
     for pause_s in (0.5, 2.0):
         try:
             return optuna.storages.RDBStorage(url, **options)

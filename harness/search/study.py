@@ -118,8 +118,10 @@ class Search:
                 continue  # the baseline
             self.learn(trial)
             told, ratio = None, trial.objective or trial.partial
-            if self._objectives == 1 and ratio is not None and ratio.value > 0:
-                told = Told(places=self._space.places_of(trial.flags), values=(math.log(ratio.value),))
+            found = [ratio] if self._objectives == 1 else list(trial.objectives.values())
+            known = [one.value for one in found if one is not None and one.value > 0]
+            if len(known) == self._objectives:
+                told = Told(places=self._space.places_of(trial.flags), values=tuple(map(math.log, known)))
             self._remembered[key_of(trial.flags)] = told
 
     def ask(self, *, most: int | None = None) -> Candidate:

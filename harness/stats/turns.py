@@ -40,6 +40,33 @@ def many_to_one(
     return found
 
 
+def launches_for(
+    groups: Sequence[Sequence[float]], *, sides: int, half: float, most: int, least: int = 2
+) -> int | None:
+    """The fewest launches of each side with which `many_to_one` would reach no further than `half` (a logarithm).
+
+    Args:     groups: launches so far, by side. None of it is known where no group has two: then `least`.
+    Returns:  None: `most` launches of each side would not do.
+    """
+    spread = pooled_spread(groups)
+    if spread is None:
+        return least
+    for count in range(least, most + 1):
+        freedom = spread[1] + (sides + 1) * (count - 1)
+        t = float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / max(sides, 1), freedom))
+        if t * spread[0] * math.sqrt(2 / count) <= half:
+            return count
+    return None
+
+
+def chained(one: Estimate, other: Estimate) -> Estimate:
+    """The product of two ratios from different launches: their errors are independent, and so add as squares."""
+    first, second = ([math.log(value) for value in (found.value, found.low, found.high)] for found in (one, other))
+    centre = first[0] + second[0]
+    low, high = (math.hypot(first[at] - first[0], second[at] - second[0]) for at in (1, 2))
+    return on_logarithms(centre, centre - low, centre + high, n=one.n + other.n, unit="ratio")
+
+
 def pooled_spread(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
     """(standard deviation within the groups, its degrees of freedom). None where no group has two values."""
     several = [np.asarray(group) for group in groups if len(group) > 1]

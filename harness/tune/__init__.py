@@ -1,6 +1,7 @@
 """`harness tune`: the baseline, then candidates, then a defended winner or the defaults; everything kept as it comes.
 
-`plan` says what is to be done and `world` where; `session` begins a study or goes on with one. `study` is the search:
+`plan` says what is to be done and `world` where; `session` begins a study or goes on with one, if its files are
+`sound`. `study` is the search:
 `objectives` says what better means, `spending` what there is time for, `launches` measures one launch, `contest` gives
 up who cannot win. `workers` starts several processes that search at the same time, each a `worker`. `defence` measures
 the best again by the `rules`, `quality` compares answers, `crown` ends it.

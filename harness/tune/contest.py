@@ -52,7 +52,7 @@ class Contest:
             for users in one.levels
             if users not in measured
         ]
-        return is_behind(differences, hopes=hopes)
+        return is_behind(differences, hopes=hopes, rivals=len(whole))
 
     def _mean_difference(self, one: Objective, ahead: Sequence[Cell], trial: Trial, users: int) -> float | None:
         pairs = self._scores.differences(ahead, self._cells_of(trial.number), one, users=users)

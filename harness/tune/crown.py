@@ -8,9 +8,10 @@ import msgspec
 
 from harness import __version__, presets
 from harness.recording import Recording, utc_now
-from harness.records import Estimate, Flags, Outcome, Preset, Trial, Verdict
+from harness.records import Cell, Estimate, Flags, Outcome, Preset, Trial, Verdict
 from harness.stats.verdict import verdict
 from harness.tune.plan import Plan, preset_file, role_of
+from harness.tune.rules import kept_ratio, kept_role
 
 CROWNING: Final = "The winner of the search:"
 """How the note about the winner begins; a search that goes on replaces it."""
@@ -28,8 +29,7 @@ def crown(plan: Plan, recording: Recording, trials: Sequence[Trial], *, results:
         defence = run.defence
         best = None if defence.winner is None else by_number[defence.winner]
         flags = baseline.flags if best is None else defence.flags
-        ratio = next((one.ratio for one in defence.finals if best and one.name == role_of(best.number)), None)
-        role = "baseline" if best is None else f"final {role_of(best.number)}"
+        ratio, role = None if best is None else kept_ratio(defence), kept_role(defence)
         note = defended_note(trials, defence.reason, defence.dropped)
     else:
         best = winner(trials[1:])
@@ -58,8 +58,7 @@ def preset_of(
     """
     run = recording.run
     facts = next(facts for facts in run.engines if facts.role == "baseline")
-    against = "final baseline" if role.startswith("final") else "baseline"
-    mine, theirs = ([cell for cell in recording.folder.cells() if cell.role == side] for side in (role, against))
+    mine, theirs = figure_cells(recording, role)
     return Preset(
         gpu=plan.profile.name,
         model=plan.model.name,
@@ -81,6 +80,18 @@ def preset_of(
         is_simulated=plan.is_simulated or run.is_simulated,
         is_defended=plan.is_defended and not is_default,
     )
+
+
+def figure_cells(recording: Recording, role: str) -> tuple[list[Cell], list[Cell]]:
+    """The cells of the role, and the baseline's that took turns with them; none did with those of an ablation."""
+    folder, defence = recording.folder, recording.run.defence
+    cells, reduced = folder.cells(), not role.startswith(("final", "trial", "baseline"))
+    if reduced and defence is not None:  # of an earlier round it would be another winner's
+        blocks = {one.block for one in folder.defence() if (one.role, one.round) == (role, defence.round)}
+        return [cell for cell in cells if cell.role == role and cell.block in blocks], []
+    against = "final baseline" if role.startswith("final") else "baseline"
+    mine, theirs = ([cell for cell in cells if cell.role == side] for side in (role, against))
+    return mine, theirs
 
 
 def winner(trials: Sequence[Trial]) -> Trial | None:

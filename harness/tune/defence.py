@@ -5,6 +5,7 @@ baseline are launched again, in turns, on prompts that the search has not seen, 
 noise as a whole wins. Everything is decided from launches on disk, so that a study can go on at any moment.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
@@ -12,8 +13,9 @@ import msgspec
 from harness.bench import Part, planned_steps
 from harness.progress import Progress
 from harness.recording import Recording
-from harness.records import Defence, DefenceLaunch, Estimate, Flags, Judged, Outcome, Trial
-from harness.stats.turns import many_to_one
+from harness.records import Defence, DefenceLaunch, Estimate, Flags, Judged, Outcome, Trial, Verdict
+from harness.stats.turns import launches_for, many_to_one
+from harness.stats.verdict import verdict
 from harness.tune import quality, spending
 from harness.tune.launches import Launched, Launcher, Running
 from harness.tune.objectives import Scores, aimed_levels
@@ -24,6 +26,7 @@ from harness.tune.rules import (
     BASELINE,
     CONFIRMATION,
     FINALS,
+    MAX_LOSS,
     REDUCED,
     STAGE,
     WINNER,
@@ -31,6 +34,7 @@ from harness.tune.rules import (
     finalists_of,
     is_earlier,
     judged_line,
+    kept_ratio,
     overrides,
     repeats_of,
     role,
@@ -128,7 +132,7 @@ class Defender:
             self._left_s(),
             one_s=one_s,
             candidates=len(hopeful),
-            ablation_s=spending.ablation_launches(most, blocks=1) * one_s,
+            ablation_s=spending.ablation_launches(most, blocks=spending.LEAST_BLOCKS) * one_s,
             tried=tried,
         )
         if shape is None:
@@ -210,18 +214,43 @@ class Defender:
             state, idle = self._confirmed(state, flags, idle, found)
         for name in idle:
             flags = without(flags, name, baseline=base)
-        return self._keep(msgspec.structs.replace(state, dropped=tuple(idle), flags=flags))
+        return self._keep(self._reduced(msgspec.structs.replace(state, dropped=tuple(idle), flags=flags)))
+
+    def _reduced(self, state: Defence) -> Defence:
+        """The winner without its idle flags; with all of them where what is left is not surely faster any more."""
+        name = f"trial {state.winner}"
+        if state.dropped and not overrides(state.flags, baseline=self._baseline.flags):
+            reason = (
+                f"No clear winner: {name} was faster in the finals, and without any of its flags, which is the "
+                "baseline, the same within the noise. Keep the defaults."
+            )
+            return msgspec.structs.replace(state, winner=None, dropped=(), flags=self._baseline.flags, reason=reason)
+        if state.dropped and verdict(kept_ratio(state)) != Verdict.FASTER:
+            reason = (
+                f"{name} won; without {' and '.join(state.dropped)} it is the same within the noise, but not surely "
+                "faster than the baseline any more, so it keeps all its flags."
+            )
+            whole = self._trials[state.winner or 0].flags
+            return msgspec.structs.replace(state, dropped=(), flags=whole, reason=reason)
+        return state
 
     def _ablation_begun(self, state: Defence, names: Sequence[str]) -> Defence:
         """What is removed, and how often it is measured, decided once."""
         if state.ablation_blocks or not names:
             return state
         flags = self._trials[state.winner or 0].flags
+        seen = self._elsewhere(state, ABLATION, each=None)
+        least = launches_for(seen, sides=len(names), half=-math.log(MAX_LOSS), most=spending.MOST_BLOCKS)
+        if least is None:
+            self._said("launches differ too much for an ablation to tell anything: the winner keeps all its flags")
+            return state
         count, blocks = spending.ablation_that_fits(
-            self._left_s(), one_s=self._one_s(), flags=len(names), tried=state.trials
+            self._left_s(), one_s=self._one_s(), flags=len(names), least=max(least, spending.LEAST_BLOCKS)
         )
         if not count:
-            self._said("the budget has no room for an ablation: the winner keeps all its flags")
+            self._said(
+                "the budget has no room for an ablation that could tell anything: the winner keeps all its flags"
+            )
         blank = tuple(
             Judged(
                 name=f"without {name}",
@@ -260,7 +289,7 @@ class Defender:
         """All launches of a stage that are not done yet; a side that fails is put `out`, with the reason."""
         first = self._first_block(state, stage)
         for block in range(first, first + blocks):
-            for name in spending.alternating(list(sides), block - first + 1):
+            for name in spending.alternating(list(sides), block - first + 1, blocks=blocks):
                 done = self._done(state, stage, name, block)
                 if done is None and name not in out and self._has_time():
                     done = self._launch(state, stage, name, sides, block=block)

@@ -15,6 +15,8 @@ from harness.store import RunFolder, lines
 
 NAMES: Final = ("balanced", "throughput", "latency", "goodput")
 GOODPUT: Final = "goodput"
+NONE_KEPT: Final = 0.5
+"""Requests, in place of none: so the ratio to a launch in which no request kept the limits can be had."""
 LATENCY_HINT: Final = "write it like latency:ttft:p95"
 
 
@@ -186,12 +188,20 @@ class Scores:
     def ratio_at(
         self, baseline: Sequence[Cell], candidate: Sequence[Cell], one: Objective, *, levels: Collection[int]
     ) -> Estimate | None:
-        """The same over some of its loads. None: there are none."""
+        """The same over some of its loads. None: there are none, or no request of either side kept the limits."""
+        if one.metric == GOODPUT and self.is_none_kept([*baseline, *candidate], one):
+            return None
         loads = []
         for users in levels:
             old, new = (self._by_block([c for c in side if c.users == users], one) for side in (baseline, candidate))
             loads.append((old, new) if one.sign > 0 else (new, old))
         return ratio(loads) if loads else None
+
+    def is_none_kept(self, cells: Sequence[Cell], one: Objective) -> bool:
+        """Whether not one request at the objective's loads kept the limits; two such launches are not the same."""
+        at = [cell for cell in cells if cell.users in one.levels]
+        counts = [found * (cell.window_s or 0.0) for cell in at if (found := self.value(cell, one)) is not None]
+        return one.metric == GOODPUT and bool(counts) and max(counts) < (NONE_KEPT + 1) / 2
 
     def differences(
         self, best: Sequence[Cell], candidate: Sequence[Cell], one: Objective, *, users: int
@@ -228,7 +238,7 @@ class Scores:
         if cell.window_s is None:
             return None
         kept = sum(all(slo.keeps(record, limit) for limit in slos) for record in self._measured(cell))
-        return max(kept, 0.5) / cell.window_s
+        return max(kept, NONE_KEPT) / cell.window_s
 
     def _measured(self, cell: Cell) -> list[RequestRecord]:
         """The cell's requests that objectives are judged by."""

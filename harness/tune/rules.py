@@ -5,6 +5,7 @@ from typing import Final
 
 from harness.errors import EngineError
 from harness.records import Defence, DefenceLaunch, Estimate, Flags, FlagValue, Judged, Outcome, Trial, Verdict
+from harness.stats.turns import chained
 from harness.stats.verdict import NOISE_RATIO, verdict
 from harness.tune.objectives import aimed_levels
 from harness.tune.plan import Plan
@@ -79,6 +80,26 @@ def order(stage: str) -> int:
 def is_earlier(one: DefenceLaunch, state: Defence, stage: str) -> bool:
     """Whether the launch was before this stage of this round."""
     return (one.round, order(one.stage)) < (state.round, order(stage))
+
+
+def kept_ratio(defence: Defence) -> Estimate | None:
+    """What the study ends with against the baseline: the winner in the finals, times what was lost with its flags."""
+    won = next((one.ratio for one in defence.finals if one.name == f"trial {defence.winner}"), None)
+    if not defence.dropped:
+        return won
+    name = f"without {defence.dropped[0]}"
+    alone = next((one for one in defence.removals if one.name == name), None)
+    lost = defence.confirmation if len(defence.dropped) > 1 else alone
+    return None if won is None or lost is None or lost.ratio is None else chained(won, lost.ratio)
+
+
+def kept_role(defence: Defence) -> str:
+    """Of the cells in which exactly the flags that the study ends with were measured."""
+    if defence.winner is None:
+        return BASELINE
+    if not defence.dropped:
+        return role(FINALS, f"trial {defence.winner}")
+    return role(CONFIRMATION, REDUCED) if len(defence.dropped) > 1 else role(ABLATION, f"without {defence.dropped[0]}")
 
 
 def wins(one: Judged) -> bool:

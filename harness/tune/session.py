@@ -12,10 +12,13 @@ from harness.recording import Recording, kept, recorded
 from harness.store import RunFolder, without_password
 from harness.tune import spending
 from harness.tune import workers as team
+from harness.tune.objectives import aimed_levels
 from harness.tune.plan import Plan, read_plan, write_plan
+from harness.tune.rules import repeats_of
 from harness.tune.sound import refuse_unsound
 from harness.tune.spending import first_guess
 from harness.tune.study import Study
+from harness.tune.trials import simulated
 from harness.tune.world import World, world_of
 
 
@@ -26,7 +29,12 @@ def run(plan: Plan, *, results: Path, say: Say, world: World | None = None, stor
     Raises: UsageError where the budget is shorter than one launch.  EngineError where the baseline failed twice.
     """
     if plan.budget_s is not None:
-        spending.refuse_short_budget(plan.budget_s, first_guess(plan).of(plan.levels, plan.repeats))
+        guess = first_guess(plan)
+        least_s, one_s = guess.of(plan.levels, plan.repeats), guess.of(aimed_levels(plan.objectives), repeats_of(plan))
+        defended_s = spending.least_defended_s(least_s, one_s=one_s) if plan.is_defended else least_s * 2
+        spending.refuse_short_budget(plan.budget_s, least_s, defended_s=defended_s)
+        if plan.is_defended and (warning := spending.undefended_warning(plan.budget_s, defended_s=defended_s)):
+            (simulated(say) if plan.is_simulated else say)(warning)
     with recorded(
         results=results,
         kind="tune",
@@ -56,7 +64,7 @@ def resume(
 ) -> RunFolder:
     """Goes on with an interrupted study, with its own plan; what is not None replaces a part of the plan.
 
-    Raises: UsageError: it cannot be gone on with.
+    Raises: UsageError: it cannot be gone on with.  ResultsUnreadable: somebody changed its files.
     """
     run_record, plan = folder.run(), read_plan(folder)
     changes = {"trials": trials, "budget_s": budget_s, "vllm_python": vllm_python, "workers": workers}

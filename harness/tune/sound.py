@@ -2,16 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from harness import engines
 from harness.errors import ResultsUnreadable
 from harness.records import ClosedLoop, Defence, DefenceLaunch, Estimate, Run, Trial
 from harness.search import ALLOWABLE
 from harness.store import RunFolder
 from harness.tune.plan import SIMULATED, Plan
 
+VLLM: Final = "vllm"
 MAX_SECONDS: Final = 1e9
 """No launch takes 30 years."""
 HINT: Final = "restore the file, or start a new search"
@@ -31,13 +31,15 @@ def refuse_unsound(folder: RunFolder, run: Run, plan: Plan) -> None:
             raise ResultsUnreadable(f"{folder.path / name}: damaged: {fault}", hint=HINT)
 
 
-def plan_faults(plan: Plan, run: Run) -> Iterable[str]:
+def plan_faults(plan: Plan, run: Run) -> Iterator[str]:
     """What the command line would have refused, or a run of another engine."""
-    if plan.engine not in {engines.VLLM, SIMULATED}:
+    if plan.engine not in {VLLM, SIMULATED}:
         yield f"no engine is called {plan.engine!r}"
     others = sorted({facts.engine for facts in run.engines} - {plan.engine})
     if others or (run.is_simulated and not plan.is_simulated):
         yield f"the study is of {plan.engine}, and its launches were of {' and '.join(others) or SIMULATED}"
+    if not plan.is_simulated and not plan.files.vllm_source:
+        yield "it names no model that vLLM could load"
     if not plan.users or len(set(plan.users)) < len(plan.users) or min(plan.users) < 1:
         yield f"users {', '.join(map(str, plan.users)) or 'none'}"
     if not isinstance(plan.scenario.load, ClosedLoop) or set(plan.users) != set(plan.scenario.load.users):
@@ -49,13 +51,15 @@ def plan_faults(plan: Plan, run: Run) -> Iterable[str]:
     yield from (f"nothing to allow is called {name!r}" for name in plan.allowed if name not in ALLOWABLE)
 
 
-def trial_faults(trials: Sequence[Trial]) -> Iterable[str]:
+def trial_faults(trials: Sequence[Trial]) -> Iterator[str]:
     """Numbers that no study gives, times and ratios that nothing has."""
+    if not trials:
+        return  # it was killed while it measured the baseline
     counts = Counter(trial.number for trial in trials)
     yield from (f"{count} trials of number {number}" for number, count in counts.items() if count > 1)
-    if trials and 0 not in counts:
+    if 0 not in counts:
         yield "the baseline is missing"
-    missing = sorted(set(range(max(counts, default=0) + 1)) - counts.keys())
+    missing = sorted(set(range(max(counts) + 1)) - counts.keys())
     if missing and all(trial.worker is None for trial in trials):  # several workers are done in any order
         yield f"trial {missing[0]} is missing"
     for trial in trials:
@@ -64,7 +68,7 @@ def trial_faults(trials: Sequence[Trial]) -> Iterable[str]:
         yield from (f"trial {trial.number}: a ratio of {one.value:g}" for one in ratios if not is_ratio(one))
 
 
-def launch_faults(launches: Iterable[DefenceLaunch]) -> Iterable[str]:
+def launch_faults(launches: Iterable[DefenceLaunch]) -> Iterator[str]:
     """Launches that are there twice, and times that nothing has."""
     counts = Counter((one.round, one.stage, one.role, one.block) for one in launches)
     yield from (f"{role} of block {block} is there {n} times" for (_, _, role, block), n in counts.items() if n > 1)
@@ -72,7 +76,7 @@ def launch_faults(launches: Iterable[DefenceLaunch]) -> Iterable[str]:
         yield from (f"{one.role} of block {one.block}: {fault}" for fault in time_faults(one))
 
 
-def time_faults(one: Trial | DefenceLaunch) -> Iterable[str]:
+def time_faults(one: Trial | DefenceLaunch) -> Iterator[str]:
     """Seconds that nothing takes."""
     times_s = [one.wall_s, *one.level_s.values(), *([] if one.launch_s is None else [one.launch_s])]
     yield from (f"a time of {found:g} s" for found in times_s if not 0 <= found < MAX_SECONDS)
@@ -83,7 +87,7 @@ def is_ratio(one: Estimate) -> bool:
     return all(0 < value < math.inf for value in (one.value, one.low, one.high))
 
 
-def defence_faults(defence: Defence, trials: Iterable[Trial]) -> Iterable[str]:
+def defence_faults(defence: Defence, trials: Iterable[Trial]) -> Iterator[str]:
     """Finalists that no trial is."""
     numbers = {trial.number for trial in trials}
     named = [*defence.finalists, *defence.refused, *([] if defence.winner is None else [defence.winner])]

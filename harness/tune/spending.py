@@ -15,6 +15,11 @@ MAX_DEFENCE_SHARE: Final = 0.5
 """Of the budget: a well proved first guess is worth less than a found one."""
 FINALS: Final = ((3, 3), (2, 3), (2, 2), (1, 2))
 """(finalists, launches of each side), the best first. Two launches a side are the least that carry an interval."""
+LONG_FINALS: Final = ((3, 6), (3, 5), (2, 6), (3, 4), (2, 5), (2, 4))
+"""Where a budget has time left that no candidate can use any more."""
+LEAST_BLOCKS: Final = 2
+MOST_BLOCKS: Final = 6
+"""Launches of each side of an ablation. One says nothing of how much launches differ."""
 ENOUGH_LAUNCHES: Final = 12
 """A budget with room for fewer of them is better spent on more candidates than on more repeats."""
 ABLATED_FLAGS: Final = 3
@@ -91,14 +96,34 @@ def repeats_for(plan: Plan, *, least: int = 2) -> int:
     return plan.repeats if plan.budget_s >= ENOUGH_LAUNCHES * whole_s else min(plan.repeats, least)
 
 
-def refuse_short_budget(budget_s: float, least_s: float) -> None:
-    """Raises: UsageError where not even the baseline can be measured in this time."""
+def refuse_short_budget(budget_s: float, least_s: float, *, defended_s: float) -> None:
+    """Raises: UsageError where not even the baseline can be measured in this time.
+
+    Args:  least_s: of one launch with all its loads. defended_s: as `least_defended_s`.
+    """
     if budget_s < least_s + CLOSING_S:
         raise UsageError(
             f"--budget {clock_text(budget_s)}: one launch with all its loads takes about {clock_text(least_s)}, and "
             "the baseline alone needs one",
-            hint=f"allow {clock_text(12 * least_s)} or more, or measure less: fewer --users, fewer --repeats",
+            hint=f"allow {clock_text(defended_s)} or more, or measure less: fewer --users, fewer --repeats",
         )
+
+
+def least_defended_s(least_s: float, *, one_s: float) -> float:
+    """A budget whose one half is enough for the baseline and a candidate, and the other for the smallest finals."""
+    finalists, blocks = FINALS[-1]
+    finals_s = (1 + finalists) * blocks * one_s
+    return max(finals_s / MAX_DEFENCE_SHARE, (2 * least_s + CLOSING_S) / (1 - MAX_DEFENCE_SHARE))
+
+
+def undefended_warning(budget_s: float, *, defended_s: float) -> str:
+    """What is to be said before a search that can crown nobody; empty where it can."""
+    if budget_s >= defended_s:
+        return ""
+    return (
+        f"--budget {clock_text(budget_s)} has no room to defend a winner, so this search can only end with the "
+        f"defaults: that takes {clock_text(defended_s)} or more, or --no-defence, which is too good on average"
+    )
 
 
 # ---------------------------------------------------------------- the defence's share
@@ -120,8 +145,8 @@ def split(budget_s: float, *, one_s: float) -> Split:
     most_s = MAX_DEFENCE_SHARE * budget_s
     for finalists, blocks in FINALS[1:]:
         finals_s = (1 + finalists) * blocks * one_s
-        for flags in (ABLATED_FLAGS, 0):
-            ablation_s = ablation_launches(flags, blocks=1) * one_s
+        for flags in (ABLATED_FLAGS, 1, 0):
+            ablation_s = ablation_launches(flags, blocks=LEAST_BLOCKS) * one_s
             if finals_s + ablation_s <= most_s:
                 return Split(finals_s=finals_s, ablation_s=ablation_s)
     return Split(finals_s=0.0, ablation_s=0.0)
@@ -136,9 +161,11 @@ def finals_that_fit(
               candidates: for the finals, as many as there are. tried: candidates of the search.
     Returns:  None: no finals fit, or there is no candidate.
     """
-    shapes = list(dict.fromkeys((min(finalists, candidates), blocks) for finalists, blocks in FINALS))
     if not candidates:
         return None
+    listed = FINALS if left_s is None else (*FINALS, *LONG_FINALS)
+    shapes = list(dict.fromkeys((min(finalists, candidates), blocks) for finalists, blocks in listed))
+    shapes.sort(key=lambda shape: -(1 + shape[0]) * shape[1])
     if left_s is None:
         return next((one for one in shapes if (1 + one[0]) * one[1] <= tried), shapes[-1])
     for kept_s in (ablation_s, 0.0):
@@ -148,24 +175,36 @@ def finals_that_fit(
     return None
 
 
-def ablation_that_fits(left_s: float | None, *, one_s: float, flags: int, tried: int) -> tuple[int, int]:
-    """(flags, launches of each side): all flags twice, or as many as can be removed in the time. (0, 0): none.
+def ablation_that_fits(left_s: float | None, *, one_s: float, flags: int, least: int = LEAST_BLOCKS) -> tuple[int, int]:
+    """(flags, launches of each side): all flags as often as there is time for, or as many as can be removed in it.
 
-    Without a budget it is twice only where that takes no more launches than the search took.
+    Args:     least: launches of each side below which nothing could be decided.
+    Returns:  (0, 0): there is no time. Without a budget all flags, as often as they need.
     """
     if not flags:
         return 0, 0
     if left_s is None:
-        return flags, 2 if ablation_launches(flags, blocks=2) <= tried else 1
-    for blocks in (2, 1):
+        return flags, least
+    for blocks in range(max(MOST_BLOCKS, least), least - 1, -1):
         if ablation_launches(flags, blocks=blocks) * one_s <= left_s:
             return flags, blocks
     for fewer in range(flags - 1, 0, -1):
-        if ablation_launches(fewer, blocks=1) * one_s <= left_s:
-            return fewer, 1
+        if ablation_launches(fewer, blocks=least) * one_s <= left_s:
+            return fewer, least
     return 0, 0
 
 
-def alternating(sides: Sequence[str], block: int) -> list[str]:
-    """The order of a block's launches: every other one in the opposite order, so that drift falls on all."""
-    return list(sides) if block % 2 else list(reversed(sides))
+def alternating(sides: Sequence[str], block: int, *, blocks: int) -> list[str]:
+    """The order of launches in a block, numbered from 1, so that all sides stand at the same place on average.
+
+    A drift so falls on all alike: every other block is in the opposite order, and of an odd number the last three are
+    turned against each other, after which no two sides' places differ by more than a third of a launch.
+    """
+    count, odd = len(sides), blocks - 3 if blocks % 2 and blocks > 1 else blocks
+    if block <= odd:
+        return list(sides) if block % 2 else list(sides)[::-1]
+    half = (count + 1) // 2
+    second = {name: (place + half) % count for place, name in enumerate(sides)}
+    whole = {name: place + second[name] for place, name in enumerate(sides)}
+    orders = (list(sides), sorted(sides, key=second.__getitem__), sorted(sides, key=whole.__getitem__, reverse=True))
+    return orders[block - odd - 1]

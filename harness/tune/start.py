@@ -21,7 +21,6 @@ def search_for(
     folder: RunFolder,
     results: Path,
     demand: Demand,
-    longest_tokens: int,
     violations: Callable[[Flags], Sequence[str]],
     say: Say,
     storage: str | None = None,
@@ -32,7 +31,6 @@ def search_for(
     Args:  storage: URL of the database, with its password. None: the run folder. worker: of several. None: the one that
            starts them, or that is alone.
     """
-    del longest_tokens  # `violations` knows it
     space = space_for(
         plan.profile,
         plan.model.shape,

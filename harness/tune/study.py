@@ -134,7 +134,6 @@ class Study:
             folder=self.recording.folder,
             results=results,
             demand=self.demand,
-            longest_tokens=self._longest_context(),
             violations=self._violations,
             say=self.progress.note,
         )
@@ -275,9 +274,13 @@ class Study:
     def _search_left_s(self) -> float | None:
         """What is left of the budget, less what the defence needs."""
         left_s = self.left_s()
-        if left_s is None or self.plan.budget_s is None or not self.plan.is_defended:
-            return left_s
-        return left_s - spending.split(self.plan.budget_s, one_s=self._defence_launch_s()).whole_s
+        return None if left_s is None else left_s - self._reserve_s()
+
+    def _reserve_s(self) -> float:
+        """Kept for the defence."""
+        if self.plan.budget_s is None or not self.plan.is_defended:
+            return 0.0
+        return spending.split(self.plan.budget_s, one_s=self._defence_launch_s()).whole_s
 
     def _may_go_on(self) -> bool:
         if self._worker is not None:
@@ -288,7 +291,7 @@ class Study:
         if left_s is not None and self.costs.at_most(self._order, self.plan.repeats) > left_s:
             self.progress.note(
                 f"{clock_text(self.spent_s)} of {clock_text(self.plan.budget_s or 0.0)} are spent: no room for "
-                f"another candidate{' beside the defence of the best' if self.plan.is_defended else ''}"
+                f"another candidate{' beside the defence of the best' if self._reserve_s() else ''}"
             )
             return False
         return True
@@ -335,6 +338,11 @@ class Study:
                         f"2 are needed: {'; '.join(doubts)}",
                         hint="run `harness doctor`; more --repeats or a longer scenario may help",
                     )
+            if self.scores.is_none_kept(cells, one):
+                self.progress.note(
+                    f"not one request of the defaults kept {', '.join(self.plan.slos)} at {users_text(one.levels)}: "
+                    "candidates of which none does either give no figure"
+                )
 
     # ------------------------------------------------------------ candidates
 
@@ -396,8 +404,11 @@ class Study:
         whole = together(list(objectives.values())) if len(objectives) == len(self.objectives) else None
         doubts = sorted({reason for cell in cells for reason in cell.reasons})
         if number and whole is None and not doubts and not launched.stopped:
+            unkept = [one for one in self.objectives if self.scores.is_none_kept([*baseline, *cells], one)]
             doubts = [
-                f"fewer than 2 valid repeats of {' or '.join(one.metric for one in self.objectives)} at some load"
+                f"no request kept {', '.join(self.plan.slos)}, and none of the baseline's"
+                if unkept
+                else f"fewer than 2 valid repeats of {' or '.join(one.metric for one in self.objectives)} at some load"
             ]
         outcome = Outcome.MEASURED if number == 0 or whole is not None else Outcome.INVALID
         assert launched.facts is not None

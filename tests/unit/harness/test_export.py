@@ -380,6 +380,11 @@ def test_a_model_is_named_by_registry_by_hub_and_by_folder(tmp_path: Path) -> No
     assert export.model_source("/on/another/machine", preset=preset()) == ("/on/another/machine", None)
 
 
+def test_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(UsageError, match="--model ~nosuchuser/x"):
+        export.model_source("~nosuchuser/x", preset=preset())
+
+
 def test_random_weights_are_in_no_hub() -> None:
     with pytest.raises(UsageError, match="no hub"):
         export.model_source(None, preset=preset(model="synth-qwen2.5-1.5b"))

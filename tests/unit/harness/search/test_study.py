@@ -249,6 +249,19 @@ def test_what_the_run_folder_remembers_is_not_asked_again_where_the_storage_was_
     assert_once_each(before + asked(again), all_of(SPACE))
 
 
+def test_figures_of_several_objectives_are_remembered_too(tmp_path: Path) -> None:
+    search = search_in(tmp_path, objectives=2)
+    ratios = {
+        name: Estimate(value=value, low=value, high=value, confidence=0.95, n=3, unit="ratio")
+        for name, value in (("throughput", 1.1), ("latency", 0.9))
+    }
+    flags = search.ask().flags
+    search.remember([Trial(number=1, flags=flags, outcome=Outcome.MEASURED, objectives=ratios)])
+    told = search._remembered[key_of(flags)]
+    assert told is not None
+    assert told.values == pytest.approx((math.log(1.1), math.log(0.9)))
+
+
 def test_failures_that_the_run_folder_remembers_are_learned(tmp_path: Path) -> None:
     search = search_in(tmp_path, space=SMALL)
     flags: Flags = {"max-num-seqs": 16, "max-model-len": 1024}
@@ -280,6 +293,15 @@ def test_a_study_of_other_objectives_is_refused(tmp_path: Path) -> None:
 
 def test_a_storage_that_is_no_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.journal").write_text("no JSON\n\n")
+    with pytest.raises(ResultsUnreadable, match="damaged"):
+        search_in(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['{"op_code": 99}', "[]", '{"op_code": 0}', "7", '{"op_code": 4, "worker_id": "w"}'])
+def test_a_journal_with_a_line_that_nobody_writes_is_refused(tmp_path: Path, line: str) -> None:
+    search_in(tmp_path)
+    with (tmp_path / "study.journal").open("a") as journal:
+        journal.write(f"{line}\n")
     with pytest.raises(ResultsUnreadable, match="damaged"):
         search_in(tmp_path)
 

@@ -1,12 +1,13 @@
 """Sides that took turns: intervals that hold all at once, and what others say of the noise."""
 
+import math
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.stats.turns import many_to_one, pooled_spread
+from harness.stats.turns import chained, launches_for, many_to_one, pooled_spread
 
 LAUNCHES = st.lists(st.floats(-1, 1), min_size=1, max_size=4)
 
@@ -33,6 +34,28 @@ def test_no_launch_and_no_spread_give_no_interval():
     assert many_to_one([0.0], [[0.1]]) == [None]
     assert many_to_one([], [[0.1, 0.2]]) == [None]
     assert many_to_one([0.0], [[0.1]], others=[[0.0, 0.01]])[0] is not None
+
+
+def test_as_many_launches_are_asked_for_as_the_interval_needs():
+    """By hand: of 0.01414 with 2 + 2 degrees of freedom, t(97.5 %) = 2.776, two launches reach 0.0393."""
+    seen = [[-0.01, 0.01], [0.09, 0.11]]
+    assert launches_for(seen, sides=1, half=0.0394, most=6) == 2
+    assert launches_for(seen, sides=1, half=0.0392, most=6) == 3
+    assert launches_for(seen, sides=1, half=0.001, most=6) is None
+    assert launches_for([[0.0]], sides=1, half=0.001, most=6) == 2
+
+
+def test_what_is_chained_is_the_product_with_both_errors():
+    one, other = (
+        many_to_one(control, [side])[0] for control, side in ([[0, 0.02], [0.1, 0.12]], [[0, 0.04], [0, 0.0]])
+    )
+    assert one is not None
+    assert other is not None
+    found = chained(one, other)
+    assert found.value == pytest.approx(one.value * other.value)
+    halves = [math.log(each.high / each.value) for each in (one, other, found)]
+    assert halves[2] == pytest.approx(math.hypot(*halves[:2]))
+    assert found.n == 8
 
 
 @given(LAUNCHES, st.lists(LAUNCHES, min_size=1, max_size=3))

@@ -1,13 +1,16 @@
 """The defence: chance is not crowned, what is better is, idle flags are dropped, other answers are refused."""
 
+import math
+
 import pytest
 
 from harness.errors import EngineCrashed, EngineOutOfMemory
-from harness.records import Estimate, Outcome, Trial
+from harness.records import Defence, Estimate, Judged, Outcome, Trial
 from harness.store import RunFolder
 from harness.tune import quality, rules
+from harness.tune.defence import Defender
 from harness.tune.rules import STAGE, does_nothing, finalists_of, overrides, without
-from tests.unit.harness.tune.worlds import FakeEngines, like_all, plan, study
+from tests.unit.harness.tune.worlds import FakeEngines, like_all, plan, recording_of, study
 
 SEEDS = 40
 
@@ -173,6 +176,51 @@ def test_flags_that_do_nothing_alone_but_something_together_stay(tmp_path):
     assert not does_nothing(recorded.defence.confirmation.ratio)
     assert len(recorded.defence.dropped) == 1
     assert either(recorded.preset.flags, 1) > like_all({}, 1)
+
+
+def test_the_presets_figures_are_those_of_the_flags_that_it_holds(tmp_path):
+    made, _, _ = study(plan(trials=12), tmp_path / "run", FakeEngines(only_seqs_matter), candidates(*range(118, 129)))
+    made.go_on(tmp_path)
+    recorded, cells = made.recording.run, made.recording.folder.cells()
+    defence, preset = recorded.defence, recorded.preset
+    assert len(defence.dropped) == 2
+    won = next(one.ratio for one in defence.finals if one.name == f"trial {defence.winner}")
+    assert preset.ratio.value == pytest.approx(won.value * defence.confirmation.ratio.value)
+    assert preset.ratio.high / preset.ratio.low > won.high / won.low
+    figure = next(one for one in preset.figures if one.metric == "output_tok_s" and one.users == 100)
+    mine = [cell for cell in cells if cell.role == "confirmation reduced" and cell.users == 100]
+    mean = math.exp(sum(math.log(cell.output_tok_s.value) for cell in mine) / len(mine))
+    assert figure.value.value == pytest.approx(mean)
+
+
+def judged(name: str, ratio: float, *, margin: float = 1.02) -> Judged:
+    found = Estimate(value=ratio, low=ratio / margin, high=ratio * margin, confidence=0.95, n=6, unit="ratio")
+    return Judged(name=name, flags={}, ratio=found, launches=3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "won", "lost", "winner", "dropped"),
+    [
+        ({"a": 1, "b": 2}, 1.3, 0.99, 3, ("b",)),
+        ({"a": 1, "b": 2}, 1.05, 0.981, 3, ()),
+        ({"b": 2}, 1.3, 0.99, None, ()),
+    ],
+)
+def test_a_flag_is_left_out_only_where_what_is_left_is_surely_faster(tmp_path, flags, won, lost, winner, dropped):
+    """Where nothing is left, that is the baseline, and no winner."""
+    recording = recording_of(plan(), tmp_path / "run")
+    trials = [Trial(number=number, flags=each, outcome=Outcome.MEASURED) for number, each in ((0, {}), (3, flags))]
+    made = Defender(
+        plan(), recording, None, None,
+        trials=trials, ask=None, violations=lambda _: (), left_s=lambda: None, one_s=float,
+    )  # fmt: skip
+    state = Defence(
+        round=1, trials=1, blocks=3, finalists=(3,), finals=(judged("trial 3", won),), winner=3, reason="trial 3 won.",
+        removals=(judged("without b", lost),), dropped=("b",), flags={k: v for k, v in flags.items() if k != "b"},
+    )  # fmt: skip
+    found = made._reduced(state)
+    assert (found.winner, found.dropped) == (winner, dropped)
+    assert found.flags == ({} if winner is None else {k: v for k, v in flags.items() if k not in dropped})
 
 
 def test_a_budget_without_room_for_finals_believes_nobody_and_says_so(tmp_path):

@@ -171,7 +171,9 @@ def test_goodput_is_what_kept_every_limit(good):
 def test_settings_that_keep_no_limit_can_be_compared_all_the_same(good):
     scores, cells = good
     (one,) = objectives_named("goodput", [4], slos=["ttft:p95<500ms"])
-    assert scores.ratio(cells["none"], cells["none"], one).value == pytest.approx(1.0)
+    assert scores.ratio(cells["none"], cells["none"], one) is None, "nothing is known of how far they are from it"
+    assert scores.is_none_kept(cells["none"], one)
+    assert not scores.is_none_kept([*cells["none"], *cells["most"]], one)
     assert scores.ratio(cells["none"], cells["all"], one).value > 100
     assert scores.kept(cells["none"], one)["ttft:p95<500ms"].value == 0.0
 

@@ -29,8 +29,9 @@ def test_finals_and_ablation_that_are_begun_fit_into_the_time(one_s, left_s, can
         assert 1 <= finalists <= candidates
         assert blocks >= 2
         assert (1 + finalists) * blocks * one_s <= left_s
-    removed, blocks = ablation_that_fits(left_s, one_s=one_s, flags=flags, tried=tried)
+    removed, blocks = ablation_that_fits(left_s, one_s=one_s, flags=flags)
     assert 0 <= removed <= flags
+    assert blocks >= 2 or removed == 0, "one launch of a side decides nothing"
     assert ablation_launches(removed, blocks=blocks) * one_s <= left_s or removed == 0
 
 
@@ -52,7 +53,7 @@ def test_without_a_budget_the_finals_take_no_more_launches_than_the_search():
 
 
 def test_nothing_is_removed_where_there_is_no_flag():
-    assert ablation_that_fits(None, one_s=1, flags=0, tried=9) == (0, 0)
+    assert ablation_that_fits(None, one_s=1, flags=0) == (0, 0)
 
 
 def test_costs_are_those_of_launches_that_came_to_their_end_without_others_in_the_way():
@@ -80,17 +81,47 @@ def test_costs_are_those_of_launches_that_came_to_their_end_without_others_in_th
     assert spending.costs([], guess=guess, repeats=2, defence_repeats=1) == guess
 
 
-def test_a_budget_below_one_launch_is_refused_with_the_estimate():
+def test_a_budget_below_one_launch_is_refused_with_what_would_do():
     with pytest.raises(UsageError) as refused:
-        spending.refuse_short_budget(120.0, 390.0)
+        spending.refuse_short_budget(120.0, 390.0, defended_s=1500.0)
     assert "6 min 30 s" in refused.value.message
+    assert "allow 25 min 00 s" in refused.value.hint
     assert refused.value.exit_code == 2
-    spending.refuse_short_budget(500.0, 390.0)
+    spending.refuse_short_budget(500.0, 390.0, defended_s=1500.0)
+
+
+@given(SECONDS, SECONDS)
+def test_what_is_said_to_be_enough_for_a_defence_is(least_s, one_s):
+    found_s = spending.least_defended_s(least_s, one_s=one_s)
+    assert split(found_s * 1.0001, one_s=one_s).finals_s > 0
+    assert found_s * 1.0001 - split(found_s * 1.0001, one_s=one_s).whole_s >= 2 * least_s + spending.CLOSING_S
+    assert "defaults" in spending.undefended_warning(found_s * 0.99, defended_s=found_s)
+    assert spending.undefended_warning(found_s, defended_s=found_s) == ""
 
 
 def test_every_other_block_goes_the_other_way():
-    assert spending.alternating(["a", "b", "c"], 1) == ["a", "b", "c"]
-    assert spending.alternating(["a", "b", "c"], 2) == ["c", "b", "a"]
+    assert spending.alternating(["a", "b", "c"], 1, blocks=2) == ["a", "b", "c"]
+    assert spending.alternating(["a", "b", "c"], 2, blocks=2) == ["c", "b", "a"]
+    assert spending.alternating(["a", "b", "c"], 1, blocks=1) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7])
+def test_a_drift_falls_on_all_sides_alike(count, blocks):
+    sides = list("abcdefg")[:count]
+    orders = [spending.alternating(sides, block, blocks=blocks) for block in range(1, blocks + 1)]
+    assert all(sorted(order) == sides for order in orders)
+    places = [sum(order.index(side) for order in orders) for side in sides]
+    assert max(places) - min(places) <= (1 if blocks % 2 else 0)
+
+
+def test_time_that_no_candidate_can_use_goes_to_the_finals_and_to_the_ablation():
+    assert finals_that_fit(30.0, one_s=1, candidates=3, ablation_s=0, tried=5) == (3, 6)
+    assert finals_that_fit(19.0, one_s=1, candidates=5, ablation_s=0, tried=5) == (2, 6)
+    assert ablation_that_fits(21.0, one_s=1, flags=3) == (3, 3)
+    assert ablation_that_fits(30.0, one_s=1, flags=3, least=4) == (3, 5)
+    assert ablation_that_fits(11.0, one_s=1, flags=3) == (2, 2)
+    assert ablation_that_fits(3.0, one_s=1, flags=3) == (0, 0)
 
 
 def test_a_short_budget_is_spent_on_candidates_and_not_on_repeats():

@@ -21,7 +21,7 @@ from harness.errors import (
 )
 from harness.records import Estimate, Outcome, RunState, Trial
 from harness.store import CUT_OFF, RunFolder
-from harness.tune import launches, spending
+from harness.tune import launches, session, spending
 from harness.tune.contest import is_first_of_kind
 from harness.tune.crown import winner
 from harness.tune.plan import read_plan, write_plan
@@ -294,6 +294,14 @@ def test_a_budget_shorter_than_one_launch_is_refused_before_anything_is_launched
     assert "takes about" in refused.value.message
     assert refused.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("budget_s", "said"), [(900.0, True), (9_000.0, False)])
+def test_a_budget_that_can_crown_nobody_is_said_before_anything_is_launched(tmp_path, monkeypatch, budget_s, said):
+    lines = list[str]()
+    monkeypatch.setattr(session, "_gone_on", lambda *_, **__: lines.append("launched"))
+    run(plan(trials=None, budget_s=budget_s), results=tmp_path, say=lines.append)
+    assert any("can only end with the defaults" in line for line in lines[: lines.index("launched")]) == said
 
 
 def test_a_candidate_that_takes_too_long_is_stopped_in_time(tmp_path):
