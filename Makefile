@@ -52,13 +52,13 @@ clients: | python-is-new-enough ## the real clients that the proxy is tested wit
 	@$(PYTHON) tools/install_clients.py --folder $(CLIENTS)
 
 # What times something to the millisecond runs alone: two at a time on two cores would measure each other. Real engines run one
-# after another, beside the tests that have none. What measures is measured again where
-# it failed, and pytest counts it ("1 rerun"): a machine shared with others has bad moments, a defect shows every time.
+# after another, beside the tests that have none. Many tests start processes and race with them or measure: where one failed it
+# runs again and pytest counts it ("1 rerun"). A machine shared with others has bad moments, a defect shows every time.
 test: venv venv-vllm model clients ## all tests: fast ones, timing ones, real engines, real clients
-	$(PYTEST) -n 2 --ignore=tests/accuracy --ignore=tests/e2e --ignore=tests/clients --ignore=tests/gpu
+	$(PYTEST) -n 2 --reruns 1 --ignore=tests/accuracy --ignore=tests/e2e --ignore=tests/clients --ignore=tests/gpu
 	$(PYTEST) --reruns 2 tests/accuracy
 	$(PYTEST) -n 2 --dist loadgroup --reruns 1 tests/e2e
-	$(PYTEST) tests/clients
+	$(PYTEST) --reruns 1 tests/clients
 
 lint: venv ## format, lint, types, imports, spelling
 	$(RUN) ruff format --check $(CODE)

@@ -4,6 +4,7 @@ vLLM: `make venv-vllm`, or HARNESS_VLLM_PYTHON=path/of/python. llama.cpp: `pip i
 `make model`.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -71,7 +72,13 @@ def group_of(engine: Engine) -> set[int]:
 
 
 def assert_gone(pids: set[int]) -> None:
-    assert not {pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE}
+    assert not {pid for pid in pids if lives(pid)}
+
+
+def lives(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def test_a_living_process_is_not_gone() -> None:

@@ -108,9 +108,15 @@ def wait_for(found: Callable[[], Any], *, at_most_s: float = 60.0) -> Any:
     raise TimeoutError("it never came")
 
 
+def lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def assert_gone(processes: list[psutil.Process], *, within_s: float = 0.0) -> None:
     _, alive = psutil.wait_procs(processes, timeout=within_s)
-    left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    left = [process for process in alive if lives(process)]
     assert not left, f"still there: {left}"
 
 

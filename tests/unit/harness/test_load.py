@@ -73,11 +73,12 @@ def written(a_job):
 
 def locusts():
     """The Locust processes that this test process has started and that still run."""
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "locust" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE
-    ]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+            if "locust" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
 
 
 # ---------------------------------------------------------------- pure
