@@ -51,13 +51,14 @@ model: venv venv-vllm ## the small model that tests and demo use
 clients: | python-is-new-enough ## the real clients that the proxy is tested with, in .venv-clients
 	@$(PYTHON) tools/install_clients.py --folder $(CLIENTS)
 
-# What times something to the millisecond runs alone: two at a time on two cores would measure each other. Real engines run one
-# after another, beside the tests that have none. Many tests start processes and race with them or measure: where one failed it
-# runs again and pytest counts it ("1 rerun"). A machine shared with others has bad moments, a defect shows every time.
+# What times something to the millisecond runs alone: two at a time on two cores would measure each other. Files of e2e run
+# two at a time, each as a whole: what one has set up, such as weights, serves all its tests. Many tests start processes and
+# race with them, or measure: where one failed it runs again and pytest counts it ("1 rerun"). A machine shared with others
+# has bad moments, a defect shows every time.
 test: venv venv-vllm model clients ## all tests: fast ones, timing ones, real engines, real clients
 	$(PYTEST) -n 2 --reruns 1 --ignore=tests/accuracy --ignore=tests/e2e --ignore=tests/clients --ignore=tests/gpu
 	$(PYTEST) --reruns 2 tests/accuracy
-	$(PYTEST) -n 2 --dist loadgroup --reruns 1 tests/e2e
+	$(PYTEST) -n 2 --dist loadfile --reruns 1 tests/e2e
 	$(PYTEST) --reruns 1 tests/clients
 
 lint: venv ## format, lint, types, imports, spelling

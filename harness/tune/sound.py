@@ -36,7 +36,8 @@ def plan_faults(plan: Plan, run: Run) -> Iterator[str]:
     if plan.engine not in {VLLM, SIMULATED}:
         yield f"no engine is called {plan.engine!r}"
     others = sorted({facts.engine for facts in run.engines} - {plan.engine})
-    if others or (run.is_simulated and not plan.is_simulated):
+    is_foreign = run.is_simulated and not run.engines and not plan.is_simulated  # a stand-in is known by its launch
+    if others or is_foreign:
         yield f"the study is of {plan.engine}, and its launches were of {' and '.join(others) or SIMULATED}"
     if not plan.is_simulated and not plan.files.vllm_source:
         yield "it names no model that vLLM could load"

@@ -20,7 +20,7 @@ from harness.engines import Engine
 from harness.errors import EngineNotFound, HarnessError
 from harness.records import LaunchSpec, ModelFiles
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("real engines")]
+pytestmark = pytest.mark.e2e
 
 MODEL = "smollm2-135m"
 OUTPUT_TOKENS = 16

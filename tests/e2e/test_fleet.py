@@ -22,7 +22,7 @@ from harness.records import ClosedLoop, Fleet, Level, LoadJob, OpenLoop, Workloa
 from harness.stats import summary
 from harness.worker import started
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("network namespaces")]
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 TTFT_S, ITL_S, TOKENS = 0.1, 0.02, 20

@@ -18,7 +18,7 @@ import pytest
 from harness import models
 from harness.errors import ModelUnavailable
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("real engines")]
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 NAME = "smollm2-135m"

@@ -289,7 +289,6 @@ def test_the_proxy_runs_until_a_signal(tmp_path: Path, environment: dict[str, st
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("real engines")
 def test_a_real_vllm_is_served_killed_served_again_and_stopped(
     served: Callable[..., Serving], environment: dict[str, str]
 ) -> None:

@@ -23,7 +23,7 @@ from harness.models.weights import FAMILIES, Weights
 from harness.records import Flags, LaunchSpec, ModelFiles
 from tests.fakes.transformer import Transformer, log_probabilities
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("real engines")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 LIKE: Final = "smollm2-135m"

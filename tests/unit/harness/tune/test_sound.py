@@ -85,12 +85,19 @@ def test_a_simulated_study_never_launches_vllm(tmp_path: Path) -> None:
     """Neither one that launched something nor one that did not come so far."""
     folder = ended(tmp_path)
     run = folder.run()
+    facts = run.engines[0]
     for asked, known in [
-        (plan(), msgspec.structs.replace(run, is_simulated=True)),
+        (plan(), msgspec.structs.replace(run, is_simulated=True, engines=())),
+        (plan(), msgspec.structs.replace(run, engines=(msgspec.structs.replace(facts, engine="simulated"),))),
         (plan(files=ModelFiles(model="m", vllm_precision="bf16", is_synthetic=True)), run),
     ]:
         with pytest.raises(ResultsUnreadable, match=r"plan\.json: damaged"):
             refuse_unsound(folder, known, asked)
+
+
+def test_a_simulation_in_vllms_place_is_no_other_engine(tmp_path: Path) -> None:
+    folder = ended(tmp_path)
+    refuse_unsound(folder, msgspec.structs.replace(folder.run(), is_simulated=True), plan())
 
 
 def test_a_version_that_is_no_number_is_named_as_that(tmp_path: Path) -> None:
