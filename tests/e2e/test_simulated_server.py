@@ -93,11 +93,12 @@ def test_a_start_that_fails_exits_with_3_and_says_what_fits(
     assert "set max-model-len to" in ended.stderr
 
 
+@pytest.mark.flaky(reruns=3)  # it is timed, at many times its speed: a busy machine makes cells that do not count
 def test_a_search_on_it_gives_a_preset_that_nothing_serves(
     harness: Harness, simulated_python: Python, small_scenario: Path, tmp_path: Path
 ) -> None:
     """And one that was broken off goes on."""
-    tune = ["tune", "--gpu", "cpu", "--scenario", small_scenario, "--users", "1,8", "--repeats", "2", "--trials", "1"]
+    tune = ["tune", "--gpu", "cpu", "--scenario", small_scenario, "--users", "1,8", "--repeats", "4", "--trials", "1"]
     ended = harness(*tune, "--vllm-python", simulated_python(), "--no-defence", "--json")
     assert ended.code == 0, ended.stderr
     assert ended.json["is_simulated"] is True
