@@ -40,6 +40,7 @@ def folder_of(ended: Ended, tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "results" / ended.json["run"])
 
 
+@pytest.mark.flaky(reruns=3)  # as below
 def test_a_bench_of_it_is_valid_and_marked_simulated_everywhere(
     harness: Harness, simulated_python: Python, small_scenario: Path, tmp_path: Path
 ) -> None:
