@@ -40,18 +40,20 @@ def harness(*words: str, folder: Path) -> tuple[int, dict, str]:
 
 
 def test_a_server_of_three_slots_keeps_its_wait_up_to_three_users(tmp_path: Path) -> None:
-    """One answer takes 0.6 s; with a fourth user each one waits for some of another's answer."""
+    """One answer takes 0.45 s; with a fourth user one request in three, or each of them, waits for another's answer."""
     code, said, errors = harness(
-        "--engine", "reference", "--flag", f"capacity={SLOTS}", "--flag", "ttft-s=0.2", "--flag", "itl-s=0.02",
-        "--slo", "ttft:p50<350ms", "--to", "16", folder=tmp_path,
+        "--engine", "reference", "--flag", f"capacity={SLOTS}", "--flag", "ttft-s=0.15", "--flag", "itl-s=0.015",
+        "--slo", "ttft:p90<260ms", "--to", "16", folder=tmp_path,
     )  # fmt: skip
     assert code == 0, errors
     found = said["capacity"]
     assert (found["level"], found["above"], found["is_resolved"]) == (SLOTS, SLOTS + 1, True)
-    assert all(step["kept"]["low"] <= step["kept"]["value"] <= step["kept"]["high"] for step in found["steps"])
+    shares = [step["kept"] for step in found["steps"] if step["kept"]]  # a cell that does not count has none
+    assert len(shares) >= 3
+    assert all(share["low"] <= share["value"] <= share["high"] for share in shares)
     page = Path(said["report"]).read_text(encoding="utf-8")
     assert "3 users" in page
-    assert "350 ms" in page
+    assert "260 ms" in page
 
 
 def test_a_limit_that_nothing_keeps_is_a_target_missed(tmp_path: Path) -> None:
