@@ -33,7 +33,7 @@ def harness(*words: str, folder: Path) -> tuple[int, dict, str]:
     argv = [sys.executable, "-m", "harness", "capacity", "--json", "--gpu", "cpu", "--results", str(folder / "results")]
     argv += ["--out", str(folder / "reports"), "--scenario", str(folder / "short.toml"), *words]
     done = subprocess.run(
-        argv, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
+        argv, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=280,
         check=False,
     )  # fmt: skip
     return done.returncode, json.loads(done.stdout), done.stderr
