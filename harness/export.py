@@ -13,7 +13,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import yaml
@@ -305,13 +305,19 @@ def unit_text(text: str) -> str:
     return presets.one_line(text).replace("%", "%%").replace("\\", "/")
 
 
+CACHES: Final = ("huggingface", "vllm")
+"""Weights, and what was compiled: volumes that outlive the container."""
+IMAGE_CACHE: Final = PurePosixPath("/root", ".cache")
+"""Inside vLLM's image, whose user is root (docs.vllm.ai, "Using Docker")."""
+
+
 def compose(job: Job) -> str:
     """A composition of one container, for Docker Compose."""
     if job.image is None and job.profile.is_cpu:
         raise UsageError("vLLM's usual image is for GPUs", hint="name one for this processor with --image")
     source = "/model" if job.is_folder else job.source
     parts = arguments(job, source=source, host="0.0.0.0", port=PORT)
-    volumes: list[Any] = ["huggingface:/root/.cache/huggingface", "vllm:/root/.cache/vllm"]
+    volumes: list[Any] = [f"{name}:{IMAGE_CACHE}/{name}" for name in CACHES]
     if job.is_folder:
         volumes.append({"type": "bind", "source": undollared(job.source), "target": "/model", "read_only": True})
     environment = {name: undollared(value) for name, value in job.profile.vllm_env.items()}
@@ -336,7 +342,7 @@ def compose(job: Job) -> str:
         },
         "restart": "unless-stopped",
     }
-    document = {"services": {"vllm": service}, "volumes": {"huggingface": {}, "vllm": {}}}
+    document = {"services": {"vllm": service}, "volumes": {name: {} for name in CACHES}}
     return commented([*origin(job), "Start: docker compose -f FILE up -d"]) + dumped(document)
 
 
