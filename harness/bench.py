@@ -37,7 +37,7 @@ from harness.simulation import Machine, build, calibrate
 from harness.stats import summary
 from harness.store import RunFolder
 
-LAUNCH_GUESS_S = {"vllm": 60.0, "ollama": 5.0, "llamacpp": 3.0, "reference": 1.0, "simulated": 90.0}
+LAUNCH_GUESS_S = {"vllm": 60.0, "proxied": 61.0, "ollama": 5.0, "llamacpp": 3.0, "reference": 1.0, "simulated": 90.0}
 LAUNCHES = 2
 """An engine that dies is started once more for the cells that are left; one that dies again has told what it is."""
 
@@ -57,6 +57,7 @@ def launch_spec(
     """How to start `engine` with the model that lies in `files`; vLLM and the others want different files."""
     source, precision = {
         "vllm": (files.vllm_source, files.vllm_precision),
+        "proxied": (files.vllm_source, files.vllm_precision),
         "ollama": (files.gguf_path or files.ollama_tag, files.gguf_precision),
         "llamacpp": (files.gguf_path, files.gguf_precision),
         "reference": ("", ""),
@@ -342,7 +343,9 @@ class Bench:
         """The cell with its figures, or FAILED with the reason that there are none."""
         folder, engine = self._recording.folder, self.engine
         job = self._job(scenario, level, name=name, repeat=blank.repeat)
-        sampler = telemetry.Sampler(engine.pid, url=engine.url, dialect=engine.dialect)
+        sampler = telemetry.Sampler(
+            engine.pids, url=engine.metrics_url or engine.url, dialect=engine.metrics_dialect or engine.dialect
+        )
         flags: tuple[str, ...] = ()
         try:
             if engine.drive is not None:
@@ -470,14 +473,21 @@ def run(
     seed: int,
     say: Say,
     drive: Drive = load.drive,
+    notes: Iterable[str] = (),
 ) -> tuple[RunFolder, list[Cell]]:
-    """`harness bench`: one engine, one scenario. Raises: EngineError."""
+    """`harness bench`: one engine, one scenario.
+
+    Args:   notes: what a reader of the run must know.
+    Raises: EngineError.
+    """
     machine = None if spec.simulation is None else Machine(spec.simulation)
     now = time.monotonic if machine is None else machine.clock
     progress = Progress(planned_steps(spec.engine, [scenario], repeats=repeats), say=say, now=now)
     with recorded(
         results=results, kind="bench", model=spec.model, gpu=gpu, seed=seed, scenarios=[scenario]
     ) as recording:
+        for note in notes:
+            recording.add_note(note)
         cells = block(
             Part(spec=spec, role="bench"),
             work_of([scenario], repeats=repeats),

@@ -42,6 +42,8 @@ class Plan(Record, frozen=True, kw_only=True):
     largest: float
     resolution_ratio: float
     seed: int
+    notes: tuple[str, ...] = ()
+    """What a reader of the run must know."""
 
     @property
     def unit(self) -> capacity.Unit:
@@ -55,6 +57,8 @@ def run(plan: Plan, *, results: Path, say: Say) -> RunFolder:
     with recorded(
         results=results, kind="capacity", model=plan.spec.model, gpu=plan.gpu, seed=plan.seed, scenarios=[plan.scenario]
     ) as recording:
+        for note in plan.notes:
+            recording.add_note(note)
         part = Part(spec=plan.spec, role="bench")
         with bench.launched(part, recording=recording, progress=progress) as running:
             search(plan, running, recording=recording, progress=progress)

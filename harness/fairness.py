@@ -76,7 +76,7 @@ def side(facts: EngineFacts, cells: Iterable[Cell], *, sampling: Sampling) -> Si
 def kv_precision(facts: EngineFacts) -> str:
     """Of the KV cache; empty where nothing says it, as with a server that we did not start."""
     match facts.engine:
-        case "vllm":
+        case "vllm" | "proxied":
             asked = str(facts.resolved.get("kv-cache-dtype", facts.flags.get("kv-cache-dtype", "")))
             found = str(facts.resolved.get("dtype", "")) if asked == "auto" else asked
             return SHORT.get(found, found)

@@ -56,6 +56,8 @@ def bench_command(
     ollama_bin: str | None,
     slots: int,
     flag_words: tuple[str, ...],
+    preset: str | None,
+    is_any_preset: bool,
     hosts: str | None,
     expect_workers: int | None,
     bind: str | None,
@@ -72,6 +74,9 @@ def bench_command(
         ollama_bin=ollama_bin,
         slots=slots,
         flag_words=flag_words,
+        preset=preset,
+        is_any_preset=is_any_preset,
+        results=results,
         seed=seed,
     )
     if target.spec.simulation is not None and (hosts or expect_workers):
@@ -93,6 +98,7 @@ def bench_command(
             seed=seed,
             say=say,
             drive=functools.partial(load.drive, fleet=fleet),
+            notes=target.notes,
         )
     error = untrusted(cells)
     document = {"run": folder.id, "cells": [cell_answer(cell) for cell in cells]}

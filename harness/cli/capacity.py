@@ -63,6 +63,8 @@ def capacity_command(
     ollama_bin: str | None,
     slots: int,
     flag_words: tuple[str, ...],
+    preset: str | None,
+    is_any_preset: bool,
     seed: int,
     slo_texts: tuple[str, ...],
     unit: Literal["users", "rate"],
@@ -91,6 +93,9 @@ def capacity_command(
         ollama_bin=ollama_bin,
         slots=slots,
         flag_words=flag_words,
+        preset=preset,
+        is_any_preset=is_any_preset,
+        results=results,
     )
     scenario = config.scenario(scenario_name or SCENARIOS[unit], is_cpu=target.is_cpu)
     if not isinstance(scenario.load, ClosedLoop if unit == "users" else OpenLoop):
@@ -109,6 +114,7 @@ def capacity_command(
             largest=largest,
             resolution_ratio=resolution,
             seed=seed,
+            notes=target.notes,
         ),
         results=results,
         say=say,

@@ -32,7 +32,9 @@ TARGET_MISSED = 10
 INTERRUPTED = 130
 BUG = 1
 
-ENGINES = ("vllm", "ollama", "llamacpp", "reference", "simulated")
+ENGINES = ("vllm", "proxied", "ollama", "llamacpp", "reference", "simulated")
+VLLM_ENGINES = ("vllm", "proxied")
+"""Those that vLLM's settings are for."""
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -310,10 +312,10 @@ def spec_for(
         )
     if engine == "ollama":
         engines.find_ollama(program)
-    is_vllm = engine == "vllm"
+    is_vllm = engine in VLLM_ENGINES
     files = files_for(model, vllm_python=program if is_vllm else None, needs_vllm=is_vllm)
     if is_vllm:
-        return tune.vllm_spec(files, profile, flags=flags, python=program)
+        return msgspec.structs.replace(tune.vllm_spec(files, profile, flags=flags, python=program), engine=engine)
     return bench.launch_spec(engine, files, flags=flags, program=program, slots=slots)
 
 

@@ -1,13 +1,25 @@
 """Which engine is meant: the options of the commands that measure one."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import click
 
-from harness import bench, config, models
-from harness.cli.common import ENGINES, checked_url, options, parsed_flags, profile_for, simulated_profile, spec_for
+from harness import bench, config, engines, models, presets
+from harness.cli.common import (
+    ENGINES,
+    VLLM_ENGINES,
+    any_preset_option,
+    checked_url,
+    options,
+    parsed_flags,
+    profile_for,
+    say,
+    simulated_profile,
+    spec_for,
+)
 from harness.errors import UsageError
-from harness.records import LaunchSpec
+from harness.records import GpuProfile, LaunchSpec, Preset
 
 engine_options = options(
     click.option("--engine", type=click.Choice(ENGINES), help="Engine to launch."),
@@ -20,6 +32,10 @@ engine_options = options(
         "--slots", type=click.IntRange(1), default=1, show_default=True, help="Slots of llama.cpp and Ollama."
     ),
     click.option(
+        "--preset", help="With vllm and proxied: settings that harness tune found; a card, card/model, file or run."
+    ),
+    any_preset_option,
+    click.option(
         "--flag", "flag_words", multiple=True, metavar="NAME=VALUE", help="A flag for the engine; repeatable."
     ),
 )
@@ -31,6 +47,8 @@ class Chosen(NamedTuple):
     spec: LaunchSpec
     card: str
     is_cpu: bool
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know of the settings."""
 
 
 def chosen(
@@ -44,6 +62,9 @@ def chosen(
     ollama_bin: str | None,
     slots: int,
     flag_words: tuple[str, ...],
+    preset: str | None,
+    is_any_preset: bool,
+    results: Path,
     seed: int = 1,
 ) -> Chosen:
     """What the options name. Raises: UsageError where they contradict each other."""
@@ -54,6 +75,11 @@ def chosen(
         raise UsageError("--url needs --model: the id to ask that server for", hint="curl URL/v1/models lists them")
     if api is not None and url is None:
         raise UsageError("--api belongs to --url", hint="leave it out: --engine knows its API")
+    if preset is not None and engine not in VLLM_ENGINES:
+        raise UsageError(
+            f"--preset has settings of vLLM, and this is {engine or 'a server that runs already'}",
+            hint=f"say --engine {' or '.join(VLLM_ENGINES)}",
+        )
     flags = parsed_flags(flag_words)
     if url is not None:  # perhaps another machine's engine: nothing here says what card it has
         assert model_name is not None
@@ -65,11 +91,28 @@ def chosen(
         entry = models.entry(model_name or profile.default_model)
         return Chosen(bench.simulated_spec(entry, profile, flags=flags, seed=seed), profile.name, profile.is_cpu)
     profile = profile_for(gpu)
-    programs = {"vllm": vllm_python, "ollama": ollama_bin}
+    notes: tuple[str, ...] = ()
+    if preset is not None:
+        found, notes = found_settings(
+            preset, is_any=is_any_preset, results=results, profile=profile, model=model_name, vllm_python=vllm_python
+        )
+        flags, model_name = {**found.flags, **flags}, model_name or found.model
+    programs = {"vllm": vllm_python, "proxied": vllm_python, "ollama": ollama_bin}
     name = model_name or ("reference" if engine == "reference" else profile.default_model)
     spec = (
         LaunchSpec(engine=engine, model=name, flags=flags)
         if engine == "reference"
         else spec_for(engine, name, profile=profile, flags=flags, program=programs.get(engine), slots=slots)
     )
-    return Chosen(spec, profile.name, profile.is_cpu)
+    return Chosen(spec, profile.name, profile.is_cpu, notes)
+
+
+def found_settings(
+    wanted: str, *, is_any: bool, results: Path, profile: GpuProfile, model: str | None, vllm_python: str | None
+) -> tuple[Preset, tuple[str, ...]]:
+    """The preset that is called so, and what is to be noted of it. Raises: UsageError where it does not hold here."""
+    found = presets.named(wanted, results=results, model=model)
+    use = presets.Use(
+        gpu=profile.name, model=model or found.preset.model, vllm_version=engines.find_vllm(vllm_python).version
+    )
+    return found.preset, presets.checked(found, use, is_any=is_any, say=say, without="no --preset")

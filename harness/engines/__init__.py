@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from harness.engines import modules, ollama, simulated, vllm
+from harness.engines import modules, ollama, proxied, simulated, vllm
 from harness.engines.attach import attached
 from harness.engines.failures import failure
 from harness.engines.flags import Install, check_known, flag_schema, known_flags, names_only, violations
@@ -37,6 +37,7 @@ __all__ = [
 
 LAUNCH: Final[dict[str, Callable[..., AbstractContextManager[Engine]]]] = {
     "vllm": vllm.launched,
+    "proxied": proxied.launched,
     "ollama": ollama.launched,
     "llamacpp": modules.llamacpp,
     "reference": modules.reference,

@@ -16,7 +16,7 @@ class Engine:
     """A server that answers, with what it takes to speak to it and to say what it is."""
 
     name: str
-    """"vllm", "ollama", "llamacpp", "reference" or "simulated"."""
+    """"vllm", "proxied", "ollama", "llamacpp", "reference" or "simulated"."""
     title: str
     """For people: "vLLM 0.32.0"."""
     version: str
@@ -43,6 +43,14 @@ class Engine:
     """Puts a cell's load on it, in virtual time. None: it is a server, and Locust does that."""
     clock: Callable[[], float] | None = None
     """The virtual clock, in seconds. None: its time is everybody's."""
+    proxy: ProcessGroup | None = None
+    """Our proxy, which stands before it and answers at `url`. None: requests go to the engine itself."""
+    proxy_died: Callable[[], EngineError] | None = None
+    """Why the proxy has ended. None: there is none."""
+    metrics_url: str | None = None
+    """Where the engine tells its own figures. None: at `url`."""
+    metrics_dialect: str | None = None
+    """Whose figures these are. None: those of `dialect`."""
 
     @property
     def is_simulated(self) -> bool:
@@ -55,6 +63,11 @@ class Engine:
         return None if self.process is None else self.process.pid
 
     @property
+    def pids(self) -> tuple[int, ...]:
+        """First processes of the engine and of a proxy before it; none of one that is not ours."""
+        return tuple(one.pid for one in (self.process, self.proxy) if one is not None)
+
+    @property
     def argv(self) -> tuple[str, ...]:
         """The command that started it; empty for one that is not ours."""
         return () if self.process is None else self.process.argv
@@ -65,13 +78,15 @@ class Engine:
         return None if self.process is None else self.process.log
 
     def check(self) -> None:
-        """Nothing, while the process lives; one that is not ours is not looked at.
+        """Nothing, while its processes live; one that is not ours is not looked at.
 
         Raises: EngineCrashed with the telling last lines of the log, or a better name for it
                 (EngineOutOfMemory…) where the log gives one.
         """
         if self.process is not None and self.process.returncode is not None:
             raise death(self.title, self.process)
+        if self.proxy is not None and self.proxy_died is not None and self.proxy.returncode is not None:
+            raise self.proxy_died()
 
     def facts(self, *, role: str, precision: str, flags: Flags) -> EngineFacts:
         """This engine as a run remembers it."""

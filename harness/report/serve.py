@@ -14,7 +14,7 @@ MEASURING_ENV: Final = frozenset({"VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "VLLM_S
 
 def chosen(run: Run) -> EngineFacts | None:
     """The vLLM that ran with the settings that the run is about. None: it has chosen none, or started no vLLM."""
-    servers = [facts for facts in run.engines if facts.engine == "vllm"]
+    servers = [facts for facts in run.engines if facts.engine in {"vllm", "proxied"}]
     if run.kind != "tune":
         return next((facts for facts in servers if facts.role in {"candidate", "bench"}), None)
     if run.preset is None:

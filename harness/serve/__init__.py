@@ -24,7 +24,7 @@ from harness.serve.plan import (
     vllm_environment,
 )
 from harness.serve.port import reachable, refuse_taken_port
-from harness.serve.running import Serving, how_to_use, prepare, proxy_failure, run, stop_signals
+from harness.serve.running import Serving, how_to_use, prepare, run, stop_signals
 from harness.serve.supervised import Program, Supervised, delay_s
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "planned",
     "prepare",
     "proxy_command",
-    "proxy_failure",
     "reachable",
     "refuse_taken_port",
     "registered",

@@ -10,9 +10,8 @@ from typing import Final, NoReturn
 
 import msgspec
 
-import harness
 from harness import bench, models, presets
-from harness.engines import vllm
+from harness.engines import proxied, vllm
 from harness.engines.flags import Install, check_known, known_flags, violations, words
 from harness.engines.process import free_port
 from harness.errors import EngineBadFlag, UsageError
@@ -210,7 +209,7 @@ def proxy_command(plan: Plan) -> list[str]:
     if plan.api_key_file is not None:
         keys = ["--api-key-file", str(plan.api_key_file), "--upstream-api-key-file", str(plan.vllm_key_file)]
     return [
-        *proxy_program(),
+        *proxied.program(),
         *("--upstream", f"{plan.spec.model}={plan.vllm_url}"),
         *("--host", plan.host, "--port", str(plan.port)),
         *("--state-dir", str(plan.folder / "state")),
@@ -219,22 +218,11 @@ def proxy_command(plan: Plan) -> list[str]:
     ]
 
 
-def proxy_program() -> list[str]:
-    """How the proxy is started; -P: a folder `proxy` where the user happens to stand must not be it."""
-    return [sys.executable, "-P", "-m", "proxy"]
-
-
-def proxy_environment(inherited: Mapping[str, str], **more: str) -> dict[str, str]:
-    """Ours, with the folder that holds both packages, which need not be installed."""
-    folders = [*filter(None, [inherited.get("PYTHONPATH")]), str(Path(harness.__file__).parents[1])]
-    return {**inherited, "PYTHONPATH": os.pathsep.join(folders), **more}
-
-
 def become_proxy(asked: Sequence[str]) -> NoReturn:
     """`harness proxy`: this process becomes the proxy, so signals and the exit code are its own. Does not return."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [*proxy_program(), *asked], proxy_environment(os.environ, PROXY_PROG="harness proxy"))
+    os.execve(sys.executable, [*proxied.program(), *asked], proxied.environment(os.environ, PROXY_PROG="harness proxy"))
 
 
 def key_in(path: Path) -> str:

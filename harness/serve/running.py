@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import secrets
 import signal
 import time
@@ -13,10 +12,10 @@ from typing import Final
 
 import httpx
 
-from harness.engines import talk
+from harness.engines import proxied, talk
 from harness.engines.process import STOP_GRACE_S, ProcessGroup, process_group
 from harness.engines.running import death
-from harness.errors import EngineError, EngineHung, HarnessError, UsageError
+from harness.errors import EngineHung, UsageError
 from harness.progress import Say
 from harness.records import Record
 from harness.serve.plan import (
@@ -24,16 +23,12 @@ from harness.serve.plan import (
     Plan,
     key_in,
     proxy_command,
-    proxy_environment,
     vllm_command,
     vllm_environment,
 )
 from harness.serve.supervised import Program, Supervised
 
 PROXY_TITLE: Final = "the proxy"
-PROXY_GRACE_S: Final = 10.0
-"""For answers that are under way when we are asked to stop."""
-PROXY_READY_S: Final = 60.0
 LISTED_S: Final = 60.0
 """From both being ready to the proxy's own list having the model; it keeps an older list for some seconds."""
 POLL_S: Final = 0.25
@@ -173,16 +168,16 @@ def vllm_program(plan: Plan) -> Iterator[Program]:
 
 def proxy_program_of(plan: Plan, asked: httpx.Client) -> Program:
     """The proxy; `asked` is how to reach it. It is told that somebody starts vLLM again, so that it says "not yet"."""
-    kept = Kept(plan.folder / "proxy.log", grace_s=PROXY_GRACE_S)
+    kept = Kept(plan.folder / "proxy.log", grace_s=proxied.GRACE_S)
     env = {"PYTHONUNBUFFERED": "1", "PROXY_PROG": "harness serve", "PROXY_SUPERVISED": "1"}
     return Program(
         title=PROXY_TITLE,
         port=plan.port,
         log=kept.log,
-        ready_timeout_s=PROXY_READY_S,
-        start=lambda: kept.started(proxy_command(plan), env=proxy_environment(os.environ, **env)),
+        ready_timeout_s=proxied.READY_S,
+        start=lambda: kept.started(proxy_command(plan), env=proxied.environment(os.environ, **env)),
         is_ready=lambda: talk.get_json(asked, "/api/version") is not None,
-        why_ended=lambda: proxy_failure(kept.process.output(), returncode=kept.process.returncode, log=kept.log),
+        why_ended=lambda: proxied.failure(kept.process.output(), returncode=kept.process.returncode, log=kept.log),
     )
 
 
@@ -199,18 +194,3 @@ class Kept:
         """Runs `argv` for the length of the block."""
         with process_group(argv, log=self.log, env=env, grace_s=self._grace_s) as self.process:
             yield self.process
-
-
-def proxy_failure(log_text: str, *, returncode: int | None, log: Path) -> HarnessError:
-    """Why the proxy has ended, in its own words: it ends as our commands do, with a code, "error: …" and "hint: …"."""
-    found = re.findall(r"^(error|hint): (.+)$", log_text, re.MULTILINE | re.IGNORECASE)
-    said = {kind.lower(): text for kind, text in found}
-    if "error" in said and returncode == UsageError.exit_code:
-        return UsageError(f"the proxy refuses: {said['error']}", hint=said.get("hint", "see harness proxy --help"))
-    message = f"the proxy ended with {returncode}: {said.get('error') or last_line(log_text)}"
-    return EngineError(message, hint=said.get("hint", "see its log for more"), log=log)
-
-
-def last_line(text: str) -> str:
-    """The last line with anything in it."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a word")

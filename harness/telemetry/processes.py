@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import psutil
@@ -13,19 +13,18 @@ MIN_APART_S: Final = 0.1
 """Between two looks at CPU seconds, which the kernel counts in steps of 0.01 s."""
 
 
-def tree(pid: int | None) -> Iterator[psutil.Process]:
-    """The process and all below it; nothing for None or a process that has ended."""
-    if pid is None:
-        return
-    with contextlib.suppress(psutil.Error):
-        top = psutil.Process(pid)
-        yield top
-        yield from top.children(recursive=True)
+def tree(pids: Sequence[int]) -> Iterator[psutil.Process]:
+    """The processes and all below them; nothing for one that has ended."""
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            top = psutil.Process(pid)
+            yield top
+            yield from top.children(recursive=True)
 
 
-def environment(pid: int | None) -> Mapping[str, str] | None:
-    """What the process was started with. None: it is not ours to read, or has ended."""
-    process = next(tree(pid), None)
+def environment(pids: Sequence[int]) -> Mapping[str, str] | None:
+    """What the first process was started with. None: it is not ours to read, or has ended."""
+    process = next(tree(pids[:1]), None)
     if process is not None:
         with contextlib.suppress(psutil.Error):
             return process.environ()
@@ -33,16 +32,16 @@ def environment(pid: int | None) -> Mapping[str, str] | None:
 
 
 class ProcessReader:
-    """Reads the processes of a tree again and again: a share of the CPU needs the look before."""
+    """Reads the processes of some trees again and again: a share of the CPU needs the look before."""
 
-    def __init__(self, pid: int | None, *, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._pid, self._clock = pid, clock
+    def __init__(self, pids: Sequence[int], *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._pids, self._clock = tuple(pids), clock
         self._before: dict[psutil.Process, tuple[float, float]] = {}
 
     def read(self) -> tuple[ProcessReading, ...]:
         """All that live now. Memory that two of them share counts for both."""
         readings, seen = [], {}
-        for process in tree(self._pid):
+        for process in tree(self._pids):
             with contextlib.suppress(psutil.Error), process.oneshot():
                 now_s, times = self._clock(), process.cpu_times()
                 seen[process] = (now_s, times.user + times.system)

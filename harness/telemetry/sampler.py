@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final
 
@@ -25,13 +25,13 @@ class Sampler:
     """Samples an engine's processes, the machine, the cards and the engine's metrics; then `samples` holds them.
 
     The first sample is taken at the begin of the `with` block and the last one at its end, so that counters are known
-    on both sides of whatever was measured within. `pid` None is an engine that is not ours: its processes are unknown.
+    on both sides of whatever was measured within. No `pids`: an engine that is not ours, its processes are unknown.
     The engine's metrics are read over `url` where `dialect` is "vllm" or "llamacpp".
     """
 
     def __init__(
         self,
-        pid: int | None,
+        pids: Sequence[int],
         *,
         url: str = "",
         dialect: str = "",
@@ -41,7 +41,7 @@ class Sampler:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.samples: list[TelemetrySample] = []
-        self._pid, self._url, self._dialect = pid, url, dialect
+        self._pids, self._url, self._dialect = tuple(pids), url, dialect
         self._every_s, self._metrics_every_s = every_s, metrics_every_s
         self._open_gpu, self._clock = gpu, clock
         self._done = threading.Event()
@@ -56,9 +56,9 @@ class Sampler:
         self._thread.join(STOP_WITHIN_S)  # a driver that hangs must not hang the run
 
     def _run(self) -> None:
-        processes, machine = ProcessReader(self._pid), MachineCpu()
+        processes, machine = ProcessReader(self._pids), MachineCpu()
         with contextlib.ExitStack() as stack:
-            gpu = self._open_gpu(environment(self._pid) or os.environ)
+            gpu = self._open_gpu(environment(self._pids) or os.environ)
             if gpu is not None:
                 stack.enter_context(gpu)
                 gpu.keep_cards_of([reading.pid for reading in processes.read()])

@@ -83,7 +83,7 @@ def test_the_host_has_the_cards_facts(card: Gpu) -> None:
 
 
 def test_the_sampler_reads_the_card(card: Gpu) -> None:
-    with Sampler(os.getpid(), every_s=0.1) as sampler:
+    with Sampler([os.getpid()], every_s=0.1) as sampler:
         time.sleep(1)
     print(sampler.samples[-1])
     assert len(sampler.samples) > 3

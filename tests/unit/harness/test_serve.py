@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness import config, models, presets, serve
+from harness.engines import proxied
 from harness.engines.flags import Install
 from harness.errors import EngineCrashed, EngineHung, EngineNotFound, EnginePortTaken, HarnessError, UsageError
 from harness.presets import Use
@@ -427,12 +428,12 @@ def test_one_line_tells_how_to_use_it(url, has_key, ending):
 
 def test_the_proxys_own_words_are_passed_on():
     usage = "Usage: harness serve …\n\nError: Invalid value: x is no model name\n"
-    refused = serve.proxy_failure(usage, returncode=2, log=Path("p.log"))
+    refused = proxied.failure(usage, returncode=2, log=Path("p.log"))
     assert isinstance(refused, UsageError)
     assert refused.message == "the proxy refuses: Invalid value: x is no model name"
-    taken = serve.proxy_failure("error: cannot listen\nhint: stop it\n", returncode=3, log=Path("p.log"))
+    taken = proxied.failure("error: cannot listen\nhint: stop it\n", returncode=3, log=Path("p.log"))
     assert (taken.exit_code, taken.hint) == (3, "stop it")
     assert "cannot listen" in taken.message
-    crashed: HarnessError = serve.proxy_failure("Traceback …\nKeyError: 1\n\n", returncode=1, log=Path("p.log"))
+    crashed: HarnessError = proxied.failure("Traceback …\nKeyError: 1\n\n", returncode=1, log=Path("p.log"))
     assert "KeyError: 1" in crashed.message
     assert "p.log" in crashed.message

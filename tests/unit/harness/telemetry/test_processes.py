@@ -13,19 +13,19 @@ from .conftest import Start, process_with
 
 def test_a_tree_is_the_process_and_all_below_it(started: Start) -> None:
     parent, child, _ = started()
-    assert {process.pid for process in tree(parent)} == {parent, child}
+    assert {process.pid for process in tree([parent])} == {parent, child}
 
 
 def test_a_process_that_is_not_ours_and_one_that_has_ended_have_no_tree() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    assert list(tree(None)) == []
-    assert list(tree(ended.pid)) == []
+    assert list(tree([])) == []
+    assert list(tree([ended.pid])) == []
 
 
 def test_each_process_of_the_tree_is_read_with_its_memory(started: Start) -> None:
     parent, child, _ = started(held_bytes=200 * 2**20)
-    seen = {process.pid: process for process in ProcessReader(parent).read()}
+    seen = {process.pid: process for process in ProcessReader([parent]).read()}
     assert set(seen) == {parent, child}
     assert 200 * 2**20 < seen[child].rss_bytes < 400 * 2**20
     assert 0 < seen[parent].rss_bytes < 200 * 2**20
@@ -35,7 +35,7 @@ def test_each_process_of_the_tree_is_read_with_its_memory(started: Start) -> Non
 def test_a_share_of_the_cpu_is_what_was_used_since_the_look_before() -> None:
     """This process is read: before, between and after 0.3 s of work on one core."""
     now_s, before_s = 0.0, time.process_time()
-    reader = ProcessReader(os.getpid(), clock=lambda: now_s)
+    reader = ProcessReader([os.getpid()], clock=lambda: now_s)
     first = reader.read()
     until = time.process_time() + 0.3
     while time.process_time() < until:
@@ -49,7 +49,7 @@ def test_a_share_of_the_cpu_is_what_was_used_since_the_look_before() -> None:
 
 
 def test_a_process_that_is_new_has_no_share_yet(started: Start) -> None:
-    reader = ProcessReader(os.getpid())
+    reader = ProcessReader([os.getpid()])
     reader.read()
     time.sleep(MIN_APART_S)
     parent, child, used_s = started(cpu_s=0.1)
@@ -82,9 +82,9 @@ def test_the_machine_has_no_share_at_the_first_look_and_one_between_0_and_1_afte
 
 def test_the_environment_of_a_process_is_what_it_was_started_with() -> None:
     with process_with({"A": "1"}) as pid:
-        assert environment(pid) == {"A": "1"}
-    assert environment(pid) is None
-    assert environment(None) is None
+        assert environment([pid]) == {"A": "1"}
+    assert environment([pid]) is None
+    assert environment([]) is None
 
 
 def test_a_stranger_that_keeps_a_core_busy_is_seen() -> None:

@@ -35,7 +35,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def test_samples_reach_from_the_begin_of_the_block_to_its_end(started: Start) -> None:
     parent, _, _ = started()
     before_s = time.perf_counter()
-    with Sampler(parent, every_s=0.2, gpu=no_gpu) as sampler:
+    with Sampler([parent], every_s=0.2, gpu=no_gpu) as sampler:
         wait_until(lambda: len(sampler.samples) > 2)
         end_s = time.perf_counter()
     moments = [sample.t_s for sample in sampler.samples]
@@ -45,7 +45,7 @@ def test_samples_reach_from_the_begin_of_the_block_to_its_end(started: Start) ->
 
 def test_even_a_block_that_is_over_at_once_has_a_begin_and_an_end(started: Start) -> None:
     parent, _, _ = started()
-    with Sampler(parent, gpu=no_gpu) as sampler:
+    with Sampler([parent], gpu=no_gpu) as sampler:
         pass
     assert len(sampler.samples) == 2
 
@@ -61,7 +61,7 @@ def test_the_clock_is_the_same_in_every_process() -> None:
 
 def test_the_engines_memory_and_cpu_are_those_of_its_whole_tree(started: Start) -> None:
     parent, child, _ = started(held_bytes=100 * 2**20)
-    with Sampler(parent, every_s=0.2, gpu=no_gpu) as sampler:
+    with Sampler([parent], every_s=0.2, gpu=no_gpu) as sampler:
         wait_until(lambda: any(sample.engine_cpu_ratio is not None for sample in sampler.samples))
     first, *_, last = sampler.samples
     assert {process.pid for process in last.processes} == {parent, child}
@@ -73,7 +73,7 @@ def test_the_engines_memory_and_cpu_are_those_of_its_whole_tree(started: Start) 
 
 
 def test_without_a_gpu_and_with_an_engine_that_is_not_ours_nothing_is_zero() -> None:
-    with Sampler(None, gpu=no_gpu) as sampler:
+    with Sampler([], gpu=no_gpu) as sampler:
         pass
     for sample in sampler.samples:
         assert {name: getattr(sample, name) for name in GPU_FIELDS} == dict.fromkeys(GPU_FIELDS) | {
@@ -88,7 +88,7 @@ def test_without_a_gpu_and_with_an_engine_that_is_not_ours_nothing_is_zero() -> 
 def test_the_card_is_read_into_each_sample_with_who_else_is_on_it(started: Start) -> None:
     parent, child, _ = started()
     nvml = FakeNvml(cards=[Card(uuid="GPU-1", computing=(child, 1)), Card(uuid="GPU-2", memory_used=5)])
-    with Sampler(parent, gpu=lambda environ: Gpu({}, nvml=nvml)) as sampler:
+    with Sampler([parent], gpu=lambda environ: Gpu({}, nvml=nvml)) as sampler:
         pass
     for sample in sampler.samples:
         assert sample.gpu_power_w == 312.5
@@ -100,7 +100,7 @@ def test_the_card_is_read_into_each_sample_with_who_else_is_on_it(started: Start
 def test_a_card_that_is_lost_half_way_ends_its_readings_and_nothing_else(started: Start) -> None:
     parent, _, _ = started()
     nvml = FakeNvml(cards=[Card()])
-    with Sampler(parent, every_s=0.2, gpu=lambda environ: Gpu({}, nvml=nvml)) as sampler:
+    with Sampler([parent], every_s=0.2, gpu=lambda environ: Gpu({}, nvml=nvml)) as sampler:
         wait_until(lambda: len(sampler.samples) > 0)
         nvml.lose()
         nvml.open_times = 0  # shutting down fails as well
@@ -118,7 +118,7 @@ def test_the_cards_are_those_that_the_engine_was_started_with() -> None:
     def open_gpu(environ: Mapping[str, str]) -> None:
         seen.append(environ.get("CUDA_VISIBLE_DEVICES"))
 
-    with process_with({"CUDA_VISIBLE_DEVICES": "3"}) as pid, Sampler(pid, gpu=open_gpu):
+    with process_with({"CUDA_VISIBLE_DEVICES": "3"}) as pid, Sampler([pid], gpu=open_gpu):
         pass
     assert seen == ["3"]
 
@@ -141,7 +141,7 @@ def test_the_engines_own_metrics_are_asked_for_less_often_and_at_begin_and_end(s
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}"
-        with Sampler(parent, url=url, dialect="vllm", every_s=0.1, metrics_every_s=600, gpu=no_gpu) as sampler:
+        with Sampler([parent], url=url, dialect="vllm", every_s=0.1, metrics_every_s=600, gpu=no_gpu) as sampler:
             wait_until(lambda: len(sampler.samples) > 2)
         server.shutdown()
         thread.join()
@@ -154,7 +154,7 @@ def test_the_engines_own_metrics_are_asked_for_less_often_and_at_begin_and_end(s
 
 def test_an_engine_that_has_gone_leaves_its_metrics_out(started: Start) -> None:
     parent, _, _ = started()
-    with Sampler(parent, url="http://127.0.0.1:9", dialect="llamacpp", gpu=no_gpu) as sampler:
+    with Sampler([parent], url="http://127.0.0.1:9", dialect="llamacpp", gpu=no_gpu) as sampler:
         pass
     assert [sample.engine for sample in sampler.samples] == [{}, {}]
 
@@ -163,7 +163,7 @@ def test_an_engine_that_has_gone_leaves_its_metrics_out(started: Start) -> None:
 def test_samples_survive_the_way_to_a_file_and_back(started: Start, is_sampled: bool) -> None:
     parent, _, _ = started()
     nvml = FakeNvml(cards=[Card(computing=(parent, 1), reasons=0x20)])
-    with Sampler(parent, gpu=lambda environ: Gpu({}, nvml=nvml) if is_sampled else None) as sampler:
+    with Sampler([parent], gpu=lambda environ: Gpu({}, nvml=nvml) if is_sampled else None) as sampler:
         pass
     for sample in sampler.samples:
         assert msgspec.json.decode(msgspec.json.encode(sample), type=TelemetrySample) == sample
