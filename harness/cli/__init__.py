@@ -8,12 +8,9 @@ from typing import NoReturn
 
 import click
 
-from harness.cli import bench, capacity, compare, doctor, export, models, predict, report, serve, tune, worker
 from harness.cli.common import Interrupted, cli, say, told
 from harness.errors import HarnessError, UsageError
 
-COMMANDS = (bench, capacity, compare, doctor, export, models, predict, report, serve, tune, worker)
-"""They add themselves to the group as they are imported."""
 AGAIN_S = 0.01
 
 

@@ -1,40 +1,26 @@
-"""What all commands share: options, how results and errors are said, and the way from words to records."""
+"""What all commands share: their names, options, how results and errors are said. Nothing that is slow to load."""
 
 import contextlib
+import importlib
 import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import click
 import msgspec
 
-from harness import __version__, bench, config, engines, models, presets, report, telemetry, tune
+from harness import __version__, report
 from harness.errors import HarnessError, MeasurementInvalid, UsageError
-from harness.records import (
-    Cell,
-    CellState,
-    ClosedLoop,
-    Flags,
-    GpuProfile,
-    LaunchSpec,
-    Level,
-    ModelFiles,
-    OpenLoop,
-    Scenario,
-)
+from harness.records import Cell, CellState, ClosedLoop, Flags, Level, OpenLoop, Scenario
 from harness.store import RunFolder
 
 TARGET_MISSED = 10
 INTERRUPTED = 130
 BUG = 1
 
-ENGINES = ("vllm", "proxied", "ollama", "llamacpp", "reference", "simulated")
-VLLM_ENGINES = ("vllm", "proxied")
-"""Those that vLLM's settings are for."""
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -160,12 +146,6 @@ load_options = options(
     ),
     click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of prompts and search."),
 )
-any_preset_option = click.option(
-    presets.ANY_PRESET,
-    "is_any_preset",
-    is_flag=True,
-    help="Use a preset of another card, model or version of vLLM, or a simulated one, all the same; that is noted.",
-)
 reports_option = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -173,58 +153,6 @@ reports_option = click.option(
     show_default=True,
     help="Folder that the HTML report is written to.",
 )
-
-
-def profile_for(name: str | None) -> GpuProfile:
-    """The card named, else the one that NVML sees, else the CPU; what was chosen without being named is said."""
-    wanted = None if name is None else config.gpu_profile(name)
-    if wanted is not None and wanted.is_cpu:
-        return wanted
-    if wanted is not None and wanted.is_predict_only:
-        raise UsageError(
-            f"--gpu {wanted.name}: harness launches no engine on {wanted.title}",
-            hint=f"see what its data sheet allows: harness predict --gpu {wanted.name} --model {wanted.default_model}",
-        )
-    gpu = telemetry.open_gpu()
-    if gpu is None:
-        if wanted is not None:
-            raise UsageError(
-                f"--gpu {wanted.name}, and NVML sees no GPU on this machine",
-                hint="install the NVIDIA driver, or measure the CPU with --gpu cpu",
-            )
-        say("no GPU found: using the CPU profile; its figures say nothing about a GPU")
-        return config.gpu_profile("cpu")
-    with gpu:
-        card = gpu.name
-    if wanted is None:
-        profile = config.profile_of_card(card)
-        say(f"found {profile.title}")
-        return profile
-    try:
-        found = config.profile_of_card(card)
-    except UsageError:  # a card without a profile may be measured under the nearest one
-        say(f"warning: {card!r} has no profile; measuring it under {wanted.name}")
-        return wanted
-    if found.name != wanted.name:
-        raise UsageError(
-            f"--gpu {wanted.name}, and this machine's card is {card}", hint=f"say --gpu {found.name}, or nothing"
-        )
-    return wanted
-
-
-def simulated_profile(name: str | None) -> GpuProfile:
-    """The card to simulate; which one this machine has does not matter. Raises: UsageError where none is named."""
-    if name is None:
-        raise UsageError(
-            "--engine simulated needs --gpu: the card to simulate", hint=f"one of {', '.join(bench.simulated_cards())}"
-        )
-    return config.gpu_profile(name)
-
-
-def files_for(model: str, *, vllm_python: str | None, needs_vllm: bool, precision: str | None = None) -> ModelFiles:
-    """The model's files, fetched where they are not here; `precision` is of the GGUF file or Ollama's tag."""
-    interpreter = str(engines.find_vllm(vllm_python).python) if needs_vllm else None
-    return models.fetch(model, vllm_python=interpreter, say=say, precision=precision)
 
 
 def write_report(folder: RunFolder, out: Path) -> Path:
@@ -282,7 +210,39 @@ def spoiled(error: HarnessError | None) -> int:
     return 0 if error is None else told(error, is_json=False)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+COMMANDS = {
+    "bench": "Measure one engine under one scenario.",
+    "capacity": "Find the largest load under which an engine keeps its objectives of service.",
+    "compare": "Measure vLLM against Ollama at rising concurrency and judge the targets.",
+    "doctor": "Tell whether this machine is fit to measure, and how far the client is off.",
+    "export": "Write the settings of PRESET (a file, card/model, a card, or a run) for those who run vLLM without the "
+    "harness.",
+    "models": "List, fetch and make models.",
+    "predict": "Tell what a card's data sheet allows a model: memory, times, tokens per second.",
+    "proxy": "Ollama's HTTP API in front of a vLLM that already runs; `harness proxy --help` has its options.",
+    "report": "Write the HTML report of runs from their folders, at any later day.",
+    "serve": "Serve a model with its preset's settings to clients of Ollama: vLLM and the proxy, until Ctrl-C.",
+    "tune": "Search the vllm serve settings that are fastest for a model on this card.",
+    "worker": "Send a part of the load that `harness bench --expect-workers` on another machine asks for.",
+}
+"""What `harness --help` says of them: the first sentence of their own help."""
+MODULES = {"proxy": "serve"}
+"""Of harness.cli, where it is not called like the command."""
+
+
+class Commands(click.Group):
+    """A command is imported when it is asked for: what measures takes two seconds to load, and most need none of it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command itself, which its module has put in the place of the one that only has a name."""
+        if args[0] in COMMANDS:
+            importlib.import_module(f"harness.cli.{MODULES.get(args[0], args[0])}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="harness")
 def cli() -> None:
     """Find the vllm serve settings that make a model fastest on your GPU, and prove them against Ollama.
@@ -292,31 +252,11 @@ def cli() -> None:
     """
 
 
+for name, first_sentence in COMMANDS.items():
+    cli.add_command(click.Command(name, help=first_sentence))
+
+
 # ---------------------------------------------------------------- between flags and records
-
-
-def spec_for(
-    engine: str,
-    model: str,
-    *,
-    profile: GpuProfile,
-    flags: Flags,
-    program: str | None,
-    slots: int,
-) -> LaunchSpec:
-    """How to start `engine` with a model of the registry, fetched where it is not here."""
-    if engine == "llamacpp" and models.entry(model).gguf_file is None:
-        raise UsageError(
-            f"{model} has no GGUF file in the registry, so llama.cpp cannot serve it here",
-            hint="compare with Ollama itself, which fetches its own: https://ollama.com/download",
-        )
-    if engine == "ollama":
-        engines.find_ollama(program)
-    is_vllm = engine in VLLM_ENGINES
-    files = files_for(model, vllm_python=program if is_vllm else None, needs_vllm=is_vllm)
-    if is_vllm:
-        return msgspec.structs.replace(tune.vllm_spec(files, profile, flags=flags, python=program), engine=engine)
-    return bench.launch_spec(engine, files, flags=flags, program=program, slots=slots)
 
 
 def at_levels(
@@ -353,24 +293,6 @@ def parsed_value(value: str) -> int | float | str | bool:
             if str(kind(value)) == value and math.isfinite(kind(value)):
                 return kind(value)
     return value
-
-
-def running_ollama(model: str, *, url: str, tag: str) -> LaunchSpec:
-    """An Ollama that already runs; the precision is known where the registry has this tag."""
-    precision = next((name for name, known in models.entry(model).ollama_tags.items() if known == tag), "")
-    return LaunchSpec(engine="ollama", model=model, source=tag, precision=precision, url=checked_url(url), api="ollama")
-
-
-def checked_url(url: str) -> str:
-    """The address of a server. Raises: UsageError for what is none."""
-    try:
-        parts = urlsplit(url)
-        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none, or a bracket that is not closed
-        is_address = False
-    if not is_address:
-        raise UsageError(f"{url!r} is not the address of a server", hint="for example http://127.0.0.1:8000")
-    return url
 
 
 def cell_answer(cell: Cell) -> dict[str, Any]:

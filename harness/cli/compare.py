@@ -6,30 +6,28 @@ from pathlib import Path
 import click
 
 from harness import baseline as baseline_settings
-from harness import bench, compare, config, engines, models, presets, roofline, telemetry, tune
+from harness import compare, config, engines, models, presets, roofline, specs, telemetry
 from harness.baseline import Settings
 from harness.cli.common import (
     TARGET_MISSED,
     Duration,
     Share,
-    any_preset_option,
     at_levels,
     cell_answer,
     cli,
     closing,
-    files_for,
     load_options,
     machine_options,
     output_options,
-    profile_for,
     refuse_in_vain,
     reports_option,
-    running_ollama,
     say,
     spoiled,
     untrusted,
     write_report,
 )
+from harness.cli.engine import running_ollama
+from harness.cli.machine import any_preset_option, files_for, profile_for
 from harness.engines.flags import words
 from harness.errors import MeasurementInvalid, ModelUnavailable, UsageError
 from harness.models.gguf_f16 import with_f16
@@ -153,11 +151,11 @@ def compare_command(
     files = weights_for(name, baseline=baseline, tier=Tier(tier), precision=baseline_weights, vllm_python=vllm_python)
     if baseline == "vllm":
         context: Flags = {name: flags[name] for name in flags if name == "max-model-len" and tier == Tier.EQUAL}
-        spec = tune.vllm_spec(files, profile, flags=context, python=vllm_python)
+        spec = specs.vllm_spec(files, profile, flags=context, python=vllm_python)
     elif ollama_url is not None:
         spec = running_ollama(name, url=ollama_url, tag=ollama_model or files.ollama_tag or name)
     else:
-        spec = bench.launch_spec(baseline, files, program=ollama_bin if baseline == "ollama" else None, slots=slots)
+        spec = specs.launch_spec(baseline, files, program=ollama_bin if baseline == "ollama" else None, slots=slots)
         most = settings_for(loads, files=files, profile=profile, flags=flags)
         if tier == Tier.EQUAL:
             spec, flags = baseline_settings.with_settings(spec, most), {"max-model-len": most.context_tokens, **flags}
@@ -332,7 +330,7 @@ def candidate_side(
     files: ModelFiles, profile: GpuProfile, *, flags: Flags, python: str | None, is_tuned: bool
 ) -> compare.Side:
     """vLLM as it is compared."""
-    spec = tune.vllm_spec(files, profile, flags=flags, python=python)
+    spec = specs.vllm_spec(files, profile, flags=flags, python=python)
     return compare.Side(spec=spec, title_suffix=", tuned" if is_tuned else defaults_suffix(spec))
 
 

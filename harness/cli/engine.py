@@ -2,24 +2,20 @@
 
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import click
+import msgspec
 
-from harness import bench, config, engines, models, presets
-from harness.cli.common import (
-    ENGINES,
-    VLLM_ENGINES,
-    any_preset_option,
-    checked_url,
-    options,
-    parsed_flags,
-    profile_for,
-    say,
-    simulated_profile,
-    spec_for,
-)
+from harness import config, engines, models, presets, specs
+from harness.cli.common import options, parsed_flags, say
+from harness.cli.machine import any_preset_option, files_for, profile_for, simulated_profile
 from harness.errors import UsageError
-from harness.records import GpuProfile, LaunchSpec, Preset
+from harness.records import Flags, GpuProfile, LaunchSpec, Preset
+
+ENGINES = ("vllm", "proxied", "ollama", "llamacpp", "reference", "simulated")
+VLLM_ENGINES = ("vllm", "proxied")
+"""Those that vLLM's settings are for."""
 
 engine_options = options(
     click.option("--engine", type=click.Choice(ENGINES), help="Engine to launch."),
@@ -89,7 +85,7 @@ def chosen(
     if engine == "simulated":
         profile = simulated_profile(gpu)
         entry = models.entry(model_name or profile.default_model)
-        return Chosen(bench.simulated_spec(entry, profile, flags=flags, seed=seed), profile.name, profile.is_cpu)
+        return Chosen(specs.simulated_spec(entry, profile, flags=flags, seed=seed), profile.name, profile.is_cpu)
     profile = profile_for(gpu)
     notes: tuple[str, ...] = ()
     if preset is not None:
@@ -116,3 +112,45 @@ def found_settings(
         gpu=profile.name, model=model or found.preset.model, vllm_version=engines.find_vllm(vllm_python).version
     )
     return found.preset, presets.checked(found, use, is_any=is_any, say=say, without="no --preset")
+
+
+def spec_for(
+    engine: str,
+    model: str,
+    *,
+    profile: GpuProfile,
+    flags: Flags,
+    program: str | None,
+    slots: int,
+) -> LaunchSpec:
+    """How to start `engine` with a model of the registry, fetched where it is not here."""
+    if engine == "llamacpp" and models.entry(model).gguf_file is None:
+        raise UsageError(
+            f"{model} has no GGUF file in the registry, so llama.cpp cannot serve it here",
+            hint="compare with Ollama itself, which fetches its own: https://ollama.com/download",
+        )
+    if engine == "ollama":
+        engines.find_ollama(program)
+    is_vllm = engine in VLLM_ENGINES
+    files = files_for(model, vllm_python=program if is_vllm else None, needs_vllm=is_vllm)
+    if is_vllm:
+        return msgspec.structs.replace(specs.vllm_spec(files, profile, flags=flags, python=program), engine=engine)
+    return specs.launch_spec(engine, files, flags=flags, program=program, slots=slots)
+
+
+def running_ollama(model: str, *, url: str, tag: str) -> LaunchSpec:
+    """An Ollama that already runs; the precision is known where the registry has this tag."""
+    precision = next((name for name, known in models.entry(model).ollama_tags.items() if known == tag), "")
+    return LaunchSpec(engine="ollama", model=model, source=tag, precision=precision, url=checked_url(url), api="ollama")
+
+
+def checked_url(url: str) -> str:
+    """The address of a server. Raises: UsageError for what is none."""
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, or a bracket that is not closed
+        is_address = False
+    if not is_address:
+        raise UsageError(f"{url!r} is not the address of a server", hint="for example http://127.0.0.1:8000")
+    return url

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from harness import config, engines, export, presets, telemetry
-from harness.cli.common import any_preset_option, cli, closing, output_options, say
+from harness.cli.common import cli, closing, output_options, say
+from harness.cli.machine import any_preset_option
 from harness.errors import EngineNotFound, UsageError
 from harness.records import Preset
 

@@ -15,7 +15,7 @@ from harness.cli.common import (
     say,
 )
 from harness.errors import EngineError
-from harness.report import text
+from harness.report.text_models import models_table
 
 
 class Names(click.ParamType[tuple[str, ...]]):
@@ -43,7 +43,7 @@ def models_list(*, is_json: bool, results: Path) -> int:
     if is_json:
         answer({"models": [{**msgspec.to_builtins(e), "files": models.files(e.name)} for e in entries]})
     else:
-        click.echo(text.models_table(entries))
+        click.echo(models_table(entries))
     return 0
 
 
@@ -92,7 +92,9 @@ def models_synth(
     """
     del results
     place = models.place_of(like, seed=seed, out=out)
-    found = models.synthesise(like, seed=seed, precisions=precisions, out=out, say=say)
+    from harness.models.synth import synthesise
+
+    found = synthesise(like, seed=seed, precisions=precisions, out=out, say=say)
     if is_json:
         answer({**msgspec.to_builtins(found), "gguf_paths": place.gguf_paths})
         return 0

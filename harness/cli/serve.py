@@ -10,17 +10,16 @@ from harness import serve
 from harness.cli.common import (
     Duration,
     Interrupted,
-    any_preset_option,
     cli,
     closing,
     output_options,
     parsed_flags,
-    profile_for,
     say,
     spoiled,
     told,
     writable,
 )
+from harness.cli.machine import any_preset_option, profile_for
 from harness.errors import HarnessError
 
 

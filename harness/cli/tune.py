@@ -15,19 +15,17 @@ from harness.cli.common import (
     cell_answer,
     cli,
     closing,
-    files_for,
     load_options,
     machine_options,
     output_options,
-    profile_for,
     refuse_in_vain,
     reports_option,
     say,
-    simulated_profile,
     spoiled,
     untrusted,
     write_report,
 )
+from harness.cli.machine import files_for, profile_for, simulated_profile
 from harness.errors import UsageError
 from harness.records import ClosedLoop, GpuProfile, ModelEntry, ModelFiles, Scenario
 from harness.report import text_study

@@ -1,8 +1,8 @@
 """Models: what they are called on both sides, their shapes, and their weights on this machine."""
 
 from harness.models.library import fetch, files, is_synthetic
+from harness.models.places import PRECISIONS, made, place_of
 from harness.models.registry import DEFAULT_SEED, entries, entry
-from harness.models.synth import PRECISIONS, made, place_of, synthesise
 
 __all__ = [
     "DEFAULT_SEED",
@@ -14,5 +14,4 @@ __all__ = [
     "is_synthetic",
     "made",
     "place_of",
-    "synthesise",
 ]

@@ -8,7 +8,8 @@ from typing import Final, Protocol
 import gguf
 import numpy as np
 
-from harness.models.weights import Floats, Tensor
+from harness.models.tensors import Tensor
+from harness.models.weights import Floats
 
 HEADER_ROOM_BYTES: Final = 16 << 20
 """More than names, tokenizer and padding take in any file."""

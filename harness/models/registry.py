@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from harness import config
-from harness.models.weights import FAMILIES, parameters
+from harness.models.tensors import FAMILIES, parameters
 from harness.records import ModelEntry
 
 REGISTRY = Path(__file__).with_name("registry.toml")

@@ -6,8 +6,9 @@ Everything says in words what it means; nothing here prints.
 from collections.abc import Sequence
 from typing import Final
 
-from harness.records import Cell, CellState, Comparison, ModelEntry, Run, Trial
+from harness.records import Cell, CellState, Comparison, Run, Trial
 from harness.report import serve, view_capacity, view_cells, view_simulated, words
+from harness.report.columns import columns, one_line
 from harness.report.figures import estimate_of, level_of, missing, scenario_title
 from harness.report.view_fairness import tier
 from harness.report.view_sides import COMPARED, is_synthetic
@@ -20,7 +21,6 @@ __all__ = [
     "cells_table",
     "comparison_table",
     "duration",
-    "models_table",
     "serve_line",
     "si",
     "trials_table",
@@ -228,38 +228,3 @@ def trials_table(trials: Sequence[Trial], *, is_simulated: bool = False) -> str:
 def serve_line(run: Run) -> str:
     """The `vllm serve` command of the settings that the run is about, with what is still to be put into it."""
     return "\n".join(filter(None, [serve.line(run) or "no settings have been chosen", serve.caveat(run)]))
-
-
-def models_table(entries: Sequence[ModelEntry]) -> str:
-    """The registry: each model under its names on both sides."""
-    rows = [["name", "parameters", "Hugging Face", "Ollama", "licence"]]
-    rows += [
-        [
-            one.name,
-            si(one.shape.parameters),
-            one.hf_id,
-            one.ollama_tags.get(one.ollama_default, DASH),
-            f"{one.license}{', must be accepted' if one.is_gated else ''}",
-        ]
-        for one in entries
-    ]
-    return columns(rows, right={1})
-
-
-def columns(rows: Sequence[Sequence[str]], *, right: set[int] | frozenset[int] = frozenset()) -> str:
-    """Rows with two spaces between columns; those in `right` end together. The last column may run on."""
-    plain = [[one_line(text) for text in row] for row in rows]
-    widths = [max(len(row[place]) for row in plain) for place in range(len(plain[0]))]
-    lines = (
-        "  ".join(
-            text.rjust(width) if place in right else text.ljust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in plain
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def one_line(text: str) -> str:
-    """Without line breaks and control characters: what an engine logged must not steer a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from harness.records import DefenceLaunch, Run, Trial
 from harness.report import view_defence, view_front, view_progress, view_simulated, view_trials
+from harness.report.columns import columns
 from harness.report.page_study import JudgedTable
-from harness.report.text import columns, serve_line, simulated_lines, trials_table
+from harness.report.text import serve_line, simulated_lines, trials_table
 
 
 def study_text(run: Run, trials: Sequence[Trial], launches: Sequence[DefenceLaunch]) -> str:

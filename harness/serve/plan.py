@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from harness import bench, models, presets
+from harness import models, presets, specs
 from harness.engines import proxied, vllm
 from harness.engines.flags import Install, check_known, known_flags, violations, words
 from harness.engines.process import free_port
@@ -113,7 +113,7 @@ def planned(
     flags = presets.passed_flags(settings, profile)
     if entry is not None:
         files = models.fetch(entry.name, vllm_python=str(install.python), say=say)
-        spec = bench.launch_spec("vllm", files, flags=flags, env=profile.vllm_env, program=str(install.python))
+        spec = specs.launch_spec("vllm", files, flags=flags, env=profile.vllm_env, program=str(install.python))
         spec = msgspec.structs.replace(spec, model=name or short_tag(entry))
     else:
         source, usual_name = foreign(str(model))

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from harness.records import Estimate
+from harness.stats.distributions import binomial_ranks, student_t, wilson
 
 CONFIDENCE = 0.95
 MIN_GROUPS = 6
@@ -26,8 +26,8 @@ def quantile(values: np.ndarray, q: float, *, unit: str) -> Estimate | None:
     if n == 0 or q**n > tail or (1 - q) ** n > tail:
         return None
     ordered = np.sort(values)
-    low_rank = int(stats.binom.ppf(tail, n, q))  # P(count < low_rank) <= tail
-    high_rank = int(stats.binom.isf(tail, n, q)) + 1
+    low_rank, most = binomial_ranks(n, q, tail=tail)  # P(count < low_rank) <= tail
+    high_rank = most + 1
     return Estimate(
         value=float(np.quantile(ordered, q)),
         low=float(ordered[max(low_rank, 1) - 1]),
@@ -62,7 +62,7 @@ def clustered_quantile(groups: Sequence[np.ndarray], q: float, *, unit: str) -> 
     up_to = np.array([np.count_nonzero(group <= value) for group in filled])
     # Many values may equal the quantile; then the one share may be alike in all groups where the other is not.
     error = max(jackknife_error(below, sizes), jackknife_error(up_to, sizes))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(filled) - 1)) * error
+    half = student_t((1 + CONFIDENCE) / 2, len(filled) - 1) * error
     if q - half < 0 or q + half > 1:
         return None
     low, high = (float(np.quantile(pool, share, method="inverted_cdf")) for share in (q - half, q + half))
@@ -98,7 +98,7 @@ def rate(times_s: np.ndarray, amounts: np.ndarray, *, start_s: float, end_s: flo
     sums, _ = np.histogram(times_s, bins=slices, range=(start_s, end_s), weights=amounts)
     per_s = sums * slices / (end_s - start_s)
     mean = float(per_s.mean())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, slices - 1) * per_s.std(ddof=1) / math.sqrt(slices))
+    half = student_t((1 + CONFIDENCE) / 2, slices - 1) * float(per_s.std(ddof=1)) / math.sqrt(slices)
     return Estimate(value=mean, low=max(mean - half, 0.0), high=mean + half, confidence=CONFIDENCE, n=slices, unit=unit)
 
 
@@ -232,7 +232,7 @@ def t_half(variances: Sequence[float], freedom: Sequence[float]) -> float:
     if whole <= 0:
         return 0.0
     df = whole**2 / sum(part**2 / own for part, own in zip(variances, freedom, strict=True))
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * math.sqrt(whole)
+    return student_t((1 + CONFIDENCE) / 2, df) * math.sqrt(whole)
 
 
 def on_logarithms(centre: float, low: float, high: float, *, n: int, unit: str) -> Estimate:
@@ -243,18 +243,18 @@ def on_logarithms(centre: float, low: float, high: float, *, n: int, unit: str) 
 
 
 def share(kept: int, of: int, *, confidence: float = CONFIDENCE) -> Estimate | None:
-    """The share of successes with Wilson's interval (JASA 22, 1927, 209), which never leaves 0 to 1. None of nothing.
+    """The share of successes with Wilson's interval, which never leaves 0 to 1. None of nothing.
 
     It takes the outcomes for independent. Requests that wait in one queue are not quite: where the share is far
     from what is asked that does not matter, and near it more requests are asked for.
     """
     if of == 0:
         return None
-    interval = stats.binomtest(kept, of).proportion_ci(confidence_level=confidence, method="wilson")
+    low, high = wilson(kept, of, confidence=confidence)
     return Estimate(
         value=kept / of,
-        low=min(float(interval.low), kept / of),  # rounding may put an end a hair beside 0 or 1
-        high=max(float(interval.high), kept / of),
+        low=min(low, kept / of),  # rounding may put an end a hair beside 0 or 1
+        high=max(high, kept / of),
         confidence=confidence,
         n=of,
         unit="share",

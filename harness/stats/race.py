@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+
+from harness.stats.distributions import student_t
 
 LAUNCH_SPREAD = 0.02
 """Standard deviation of the logarithm of the ratio of two launches of the same settings, which repeats within one of
@@ -39,7 +40,7 @@ def is_behind(differences: Sequence[Sequence[float]], *, hopes: Sequence[float],
     whole = sum(parts) + launch
     shaky = sum(part**2 / (len(pairs) - 1) for part, pairs in zip(parts, differences, strict=True))
     freedom = whole**2 / shaky if shaky > 0 else math.inf
-    return centre + float(stats.t.ppf(1 - MAX_WRONG_STOPS / rivals, min(freedom, 1e6))) * math.sqrt(whole) < 0
+    return centre + student_t(1 - MAX_WRONG_STOPS / rivals, min(freedom, 1e6)) * math.sqrt(whole) < 0
 
 
 def hope(seen: Sequence[float]) -> float:

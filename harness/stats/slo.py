@@ -5,11 +5,11 @@ import re
 from typing import Final
 
 import numpy as np
-from scipy import stats
 
 from harness.errors import UsageError
 from harness.records import RequestRecord, Slo, Workload
 from harness.stats.capacity import LOOK_CONFIDENCE
+from harness.stats.distributions import normal
 from harness.stats.frame import gaps_of
 
 METRICS: Final = {"ttft": "ttft_s", "itl": "itl_s", "tpot": "tpot_s", "e2e": "e2e_s"}
@@ -103,5 +103,5 @@ def time_of(record: RequestRecord, metric: str) -> float | None:
 
 def needed_requests(one: Slo) -> int:
     """So many that all keep the limit put the interval of one look above the share: 111 for p95, 575 for p99."""
-    z = float(stats.norm.ppf((1 + LOOK_CONFIDENCE) / 2))
+    z = normal((1 + LOOK_CONFIDENCE) / 2)
     return math.ceil(z**2 * one.share / (1 - one.share))

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from harness.records import Estimate
+from harness.stats.distributions import student_t
 from harness.stats.estimate import CONFIDENCE, on_logarithms
 
 
@@ -28,7 +28,7 @@ def many_to_one(
     if spread is None or not control:
         return [None] * len(sides)
     deviation, freedom = spread
-    t = float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / max(len(sides), 1), freedom))
+    t = student_t(1 - (1 - CONFIDENCE) / 2 / max(len(sides), 1), freedom)
     found: list[Estimate | None] = []
     for side in sides:
         if not side:
@@ -53,7 +53,7 @@ def launches_for(
         return least
     for count in range(least, most + 1):
         freedom = spread[1] + (sides + 1) * (count - 1)
-        t = float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / max(sides, 1), freedom))
+        t = student_t(1 - (1 - CONFIDENCE) / 2 / max(sides, 1), freedom)
         if t * spread[0] * math.sqrt(2 / count) <= half:
             return count
     return None

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from harness.records import ClientHealth, ClosedLoop, Level, Load, OpenLoop, Record
 from harness.stats import frame
+from harness.stats.distributions import student_t, theil_sen
 
 MAX_LAPS = 40
 MIN_LAPS = 10
@@ -205,7 +205,7 @@ def is_different(some: np.ndarray, others: np.ndarray) -> bool:
         return False
     # The scatter of `others` alone: a transient has a slope of its own.
     error = float(others.std(ddof=1)) * math.sqrt(1 / len(some) + 1 / len(others))
-    return gap > float(stats.t.ppf((1 + DIFFERENCE_CONFIDENCE) / 2, len(others) - 1)) * error
+    return gap > student_t((1 + DIFFERENCE_CONFIDENCE) / 2, len(others) - 1) * error
 
 
 # ---------------------------------------------------------------- open loop: more than the server can do
@@ -215,7 +215,7 @@ def within_capacity(window: Window, requests: pd.DataFrame, *, load: Load) -> He
     """The window, with a reason where requests came faster than the server could answer them.
 
     Requests in flight then grow for as long as one measures, and every latency with them. Told from the Theil-Sen slope
-    of requests in flight (Sen, JASA 63, 1968, 1379; scipy.stats.theilslopes): its 95% interval is above 0, the growth
+    of requests in flight: its 95% interval is above 0, the growth
     over the window is over a quarter of the mean, over 5% of the requests that came, and more than arrivals by chance
     pile up (two standard deviations of a Poisson count). A ramp's requests grow on purpose: it is not tested.
     """
@@ -223,12 +223,12 @@ def within_capacity(window: Window, requests: pd.DataFrame, *, load: Load) -> He
         return Held(window=window)
     looks_s = np.linspace(window.start_s, window.end_s, IN_FLIGHT_LOOKS)
     under_way = frame.in_flight(requests, looks_s)
-    slope = stats.theilslopes(under_way, looks_s, alpha=0.95)
+    slope = theil_sen(under_way, looks_s)
     due = int(requests["began_s"].between(window.start_s, window.end_s).sum())
     by_chance = 0.0 if isinstance(load, OpenLoop) and load.arrivals == "constant" else 2 * math.sqrt(due)
-    growth = float(slope.slope) * window.length_s
+    growth = slope.value * window.length_s
     needed = max(MIN_GROWTH_OF_MEAN * float(under_way.mean()), MIN_GROWTH_OF_DUE * due, by_chance)
-    if slope.low_slope <= 0 or growth <= needed:
+    if slope.low <= 0 or growth <= needed:
         return Held(window=window)
     ended = int((requests["is_ok"] & requests["end_s"].between(window.start_s, window.end_s)).sum())
     reason = (

@@ -9,7 +9,7 @@ the best again by the `rules`, `quality` compares answers, `crown` ends it.
 
 from harness.tune.crown import winner
 from harness.tune.objectives import Objective, objectives_named, refuse_unmeasurable
-from harness.tune.plan import PLAN_VERSION, SIMULATED, Plan, defaults_suffix, preset_file, role_of, vllm_spec
+from harness.tune.plan import PLAN_VERSION, SIMULATED, Plan, defaults_suffix, preset_file, role_of
 from harness.tune.rules import judged_line
 from harness.tune.session import resume, run
 from harness.tune.spending import repeats_for
@@ -37,6 +37,5 @@ __all__ = [
     "resume",
     "role_of",
     "run",
-    "vllm_spec",
     "winner",
 ]

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from harness import bench, presets
+from harness import presets, specs
 from harness.engines.flags import words
 from harness.errors import UsageError
 from harness.records import Flags, GpuProfile, LaunchSpec, Level, ModelEntry, ModelFiles, Record, Scenario
@@ -114,16 +114,11 @@ def defaults_suffix(profile: GpuProfile) -> str:
     return f", defaults with {given}" if given else ", defaults"
 
 
-def vllm_spec(files: ModelFiles, profile: GpuProfile, *, flags: Flags, python: str | None) -> LaunchSpec:
-    """vLLM with what every launch on this card gets, and `flags` on top."""
-    return bench.launch_spec("vllm", files, flags={**profile.vllm_flags, **flags}, env=profile.vllm_env, program=python)
-
-
 def spec_for(plan: Plan, flags: Flags) -> LaunchSpec:
     """The study's engine with these flags."""
     if not plan.is_simulated:
-        return vllm_spec(plan.files, plan.profile, flags=flags, python=plan.vllm_python)
-    return bench.simulated_spec(plan.model, plan.profile, flags=flags, seed=plan.seed)
+        return specs.vllm_spec(plan.files, plan.profile, flags=flags, python=plan.vllm_python)
+    return specs.simulated_spec(plan.model, plan.profile, flags=flags, seed=plan.seed)
 
 
 def preset_file(results: Path, *, gpu: str, model: str, is_simulated: bool) -> Path:

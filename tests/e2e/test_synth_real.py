@@ -17,9 +17,10 @@ import httpx
 import numpy as np
 import pytest
 
-from harness import bench, config, engines, models
+from harness import config, engines, models, specs
 from harness.errors import HarnessError
-from harness.models.weights import FAMILIES, Weights
+from harness.models.tensors import FAMILIES
+from harness.models.weights import Weights
 from harness.records import Flags, LaunchSpec, ModelFiles
 from tests.fakes.transformer import Transformer, log_probabilities
 
@@ -149,7 +150,7 @@ def seen_vllm(made, prompts, vllm_python, tmp_path_factory) -> Seen:
     cpu = config.gpu_profile("cpu")
     files = ModelFiles(**{key: value for key, value in made.items() if key != "gguf_paths"})
     flags = {**cpu.vllm_flags, "max-model-len": 1024}
-    spec = bench.launch_spec("vllm", files, flags=flags, env=cpu.vllm_env, program=vllm_python)
+    spec = specs.launch_spec("vllm", files, flags=flags, env=cpu.vllm_env, program=vllm_python)
     return seen(spec, prompts, log=tmp_path_factory.mktemp("vllm") / "log")
 
 
@@ -332,4 +333,4 @@ def test_both_engines_cut_texts_into_the_same_tokens(made, vllm_python):
 def test_a_name_that_is_not_there_yet_is_no_file(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(HarnessError, match="has no file"):
-        bench.launch_spec("vllm", models.files(f"synth-{LIKE}"))
+        specs.launch_spec("vllm", models.files(f"synth-{LIKE}"))

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from harness.models.synth import Place, make
+from harness.models.places import Place
+from harness.models.synth import make
+from harness.models.tensors import FAMILIES
 from harness.models.tokens import Tokens
-from harness.models.weights import FAMILIES, Weights
+from harness.models.weights import Weights
 from harness.records import ModelShape
 
 NAME = "synth-toy"

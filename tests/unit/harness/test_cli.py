@@ -1,5 +1,8 @@
 """What the command line promises, without starting an engine."""
 
+import importlib
+import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -9,8 +12,9 @@ import click
 import msgspec
 import pytest
 
+import harness.cli
 from harness import errors, telemetry
-from harness.cli import common
+from harness.cli import common, engine, machine
 from harness.cli.compare import open_target, target_exit_code
 from harness.errors import UsageError
 from harness.records import Cell, CellState, Comparison, Estimate, Host, Run, RunState, Verdict
@@ -72,14 +76,14 @@ def test_a_gpu_that_is_not_there_is_refused_and_not_measured_as_one():
     if telemetry.open_gpu() is not None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(UsageError, match="no GPU"):
-        common.profile_for("rtx4090")
-    assert common.profile_for("cpu").is_cpu
+        machine.profile_for("rtx4090")
+    assert machine.profile_for("cpu").is_cpu
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://", "http://[::1"])
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(UsageError, match="not the address"):
-        common.checked_url(url)
+        engine.checked_url(url)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_measuring(tmp_path):
@@ -130,11 +134,23 @@ def test_a_flag_of_another_form_is_refused(word):
         common.parsed_flags([word])
 
 
-def test_every_command_stands_in_the_readme_and_has_help():
-    for name, command in common.cli.commands.items():
+@pytest.fixture(scope="module")
+def commands():
+    """All of them, loaded, by name."""
+    for module in pkgutil.iter_modules(harness.cli.__path__):
+        importlib.import_module(f"harness.cli.{module.name}")
+    return common.cli.commands
+
+
+def test_the_help_lists_every_command_with_the_first_sentence_of_its_own_help(commands):
+    assert {name: command.get_short_help_str(limit=1000) for name, command in commands.items()} == common.COMMANDS
+
+
+def test_every_command_stands_in_the_readme_and_has_help(commands):
+    for name, command in commands.items():
         assert f"`harness {name}" in README
         assert command.help
-    for command in [*common.cli.commands.values(), *common.cli.commands["models"].commands.values()]:
+    for command in [*commands.values(), *commands["models"].commands.values()]:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{command.name} {parameter.opts}"
@@ -147,11 +163,53 @@ def test_every_exit_code_stands_in_the_readme_and_no_other():
     assert listed == codes | {0, common.TARGET_MISSED, common.INTERRUPTED, common.BUG}
 
 
-def test_every_command_can_print_json():
+def test_every_command_can_print_json(commands):
     # `proxy` hands all its words on to a program of its own.
-    commands = [c for name, c in common.cli.commands.items() if not isinstance(c, click.Group) and name != "proxy"]
-    for command in [*commands, *common.cli.commands["models"].commands.values()]:
+    plain = [c for name, c in commands.items() if not isinstance(c, click.Group) and name != "proxy"]
+    for command in [*plain, *commands["models"].commands.values()]:
         assert {"--json", "--results"} <= {option for parameter in command.params for option in parameter.opts}
+
+
+SLOW = ("gguf", "jinja2", "locust", "matplotlib", "numpy", "optuna", "pandas", "scipy", "sqlalchemy")
+LOADED = f"""
+import sys
+from harness.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print("loaded:", *sorted(set(sys.modules) & {set(SLOW)}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "loaded"),
+    [
+        ("--help", []),
+        ("--version", []),
+        ("models list", []),
+        ("predict --gpu rtx4090 --model llama-3.1-8b", []),
+        ("report no-such-run", []),
+        ("doctor --gpu no-such-card", []),
+        ("worker --master :", []),
+        ("serve --gpu no-such-card", ["numpy"]),
+        ("export no-such-preset --format shell", ["numpy"]),
+        ("bench --engine vllm --gpu no-such-card", ["numpy", "pandas"]),
+        ("tune --gpu no-such-card", ["numpy", "optuna", "pandas", "sqlalchemy"]),
+    ],
+)
+def test_a_command_loads_no_library_that_is_slow_to_load_before_it_needs_it(words, loaded, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", LOADED, *words.split()], capture_output=True, text=True, check=False, cwd=tmp_path,
+        timeout=55, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert ended.returncode in {0, 2}, ended.stderr
+    assert ended.stdout.splitlines()[-1].split() == ["loaded:", *loaded]
+
+
+def test_a_mistyped_command_is_told_with_the_nearest_one(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        harness.cli.main(["benhc"])
+    assert "bench" in capsys.readouterr().err
 
 
 INTERRUPTED_IN_A_CALLBACK = """

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from harness import config, models, predict
-from harness.cli import common, main
+from harness.cli import machine, main
 from harness.cli.predict import lines
 from harness.errors import UsageError
 
@@ -254,4 +254,4 @@ def test_a_card_without_engines_is_not_offered_to_a_card_without_a_profile() -> 
         config.profile_of_card("Tesla T4")
     assert "m3max" not in caught.value.hint
     with pytest.raises(UsageError, match="launches no engine"):
-        common.profile_for("m3max")
+        machine.profile_for("m3max")

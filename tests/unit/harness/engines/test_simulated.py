@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from harness import bench, config, engines, models, report
+from harness import bench, config, engines, models, report, specs
 from harness.cli import cli
 from harness.errors import EngineBadFlag, EngineContextTooLong, EngineOutOfMemory, UsageError
 from harness.records import CellState, ClosedLoop, LaunchSpec, LoadJob, Scenario, Workload
@@ -17,7 +17,7 @@ from harness.store import RunFolder
 
 def spec(gpu="rtx4090", model="qwen2.5-1.5b", **flags):
     given = {name.replace("_", "-"): value for name, value in flags.items()}
-    return bench.simulated_spec(models.entry(model), config.gpu_profile(gpu), flags=given, seed=1)
+    return specs.simulated_spec(models.entry(model), config.gpu_profile(gpu), flags=given, seed=1)
 
 
 def scenario(users=(1, 8), **more):

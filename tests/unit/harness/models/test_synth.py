@@ -16,10 +16,11 @@ import pytest
 
 from harness import models, serve
 from harness.errors import ModelUnavailable, UsageError
-from harness.models import synth as synthetic
+from harness.models import tensors as shapes
 from harness.models.fetch import models_folder
-from harness.models.synth import Place, quantise, quantiser, sizes
-from harness.models.weights import LEVELS, as_bfloat16, embedding_std, levels, output_ratio, tensors
+from harness.models.places import PRECISIONS, SYNTHESIS, Place
+from harness.models.synth import quantise, quantiser, sizes, synthesise
+from harness.models.weights import LEVELS, as_bfloat16, embedding_std, levels, output_ratio
 from tests.fakes import toy_model
 from tests.fakes.toy_model import NAME, SHAPE, TOKENS, made
 from tests.fakes.transformer import Transformer, bfloat16_tensors
@@ -148,7 +149,7 @@ def test_8_bits_are_within_half_a_step_of_the_value(toy):
 @pytest.mark.parametrize("like", sorted(models.entries()))
 def test_every_value_of_every_shape_is_exact_in_bf16_and_in_f16(like):
     shape = models.entry(f"synth-{like}").shape
-    inputs = {tensor.shape[1] for tensor in tensors(shape, synthetic.FAMILIES[like]) if len(tensor.shape) == 2}
+    inputs = {tensor.shape[1] for tensor in shapes.tensors(shape, shapes.FAMILIES[like]) if len(tensor.shape) == 2}
     deviations = [*(size**-0.5 for size in inputs), embedding_std(shape), embedding_std(shape) * output_ratio(shape)]
     for values in (*map(levels, deviations), levels(0.1), levels(0.1, mean=1.0)):
         assert len(np.unique(values)) >= LEVELS // 4
@@ -201,7 +202,7 @@ def test_one_seed_gives_the_same_bytes(tmp_path):
 
 def test_the_bytes_are_those_of_yesterday(toys):
     """Figures of two days are only comparable on the same weights; who changes them raises SYNTHESIS."""
-    assert synthetic.SYNTHESIS == 1
+    assert SYNTHESIS == 1
     embedding = of_vllm(toys["smollm2-135m"])["model.embed_tokens.weight"]
     first = of_vllm(toys["smollm2-135m"])["model.layers.0.self_attn.q_proj.weight"]
     assert hashlib.sha256(embedding.tobytes() + first.tobytes()).hexdigest()[:16] == "11a62bd03d0cb8e2"
@@ -440,7 +441,7 @@ def program(path, body):
 def test_without_a_quantiser_4_bits_are_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ModelUnavailable, match="no quantiser for q4_k_m") as caught:
-        models.synthesise("smollm2-135m", seed=1, precisions=("q4_k_m",), out=tmp_path / "out", say=print)
+        synthesise("smollm2-135m", seed=1, precisions=("q4_k_m",), out=tmp_path / "out", say=print)
     assert "f16 and q8_0 need neither" in caught.value.hint
     assert not (tmp_path / "out").exists()
 
@@ -461,7 +462,7 @@ def test_the_quantiser_starts_from_the_exact_file_and_says_the_precision(tmp_pat
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     place = made(tmp_path / "toy", "q4_k_m")
     assert place.gguf("q4_k_m").read_bytes() == place.gguf("f16").read_bytes() + b"Q4_K_M"
-    assert place.missing(synthetic.PRECISIONS) == ("q8_0",)
+    assert place.missing(PRECISIONS) == ("q8_0",)
 
 
 def test_a_quantiser_that_fails_leaves_the_other_files_and_its_last_words(tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ import pytest
 
 from harness.records import CellState, ModelEntry, ModelShape
 from harness.report import text
+from harness.report.columns import columns
+from harness.report.text_models import models_table
 
 replace = msgspec.structs.replace
 
@@ -130,7 +132,7 @@ def test_a_capacity_is_a_sentence_and_the_loads_that_were_tried(capacity_run, be
 
 
 def test_columns_line_up(compared_run):
-    table = text.columns([["users", "what"], ["5", "a"], ["100", "bb"]], right={0})
+    table = columns([["users", "what"], ["5", "a"], ["100", "bb"]], right={0})
     assert table == "users  what\n    5  a\n  100  bb"
 
 
@@ -186,7 +188,7 @@ def test_models_are_listed_under_their_names_on_both_sides(is_gated, licence):
         is_gated=is_gated,
         shape=shape,
     )
-    line = text.models_table([entry]).splitlines()[1]
+    line = models_table([entry]).splitlines()[1]
     assert line.split("  ")[-1] == licence
     assert "1.54G" in line
     assert "qwen2.5:1.5b-instruct-q4_K_M" in line
