@@ -62,6 +62,8 @@ class Host(Record, frozen=True, kw_only=True):
     python: str
     gpu: str | None = None
     """None: no GPU that NVML can see."""
+    gpu_id: str = ""
+    """Tells one card from others of its kind. Empty: not known."""
     gpu_driver: str | None = None
     gpu_memory_bytes: int | None = None
     gpu_power_limit_w: float | None = None

@@ -6,6 +6,7 @@ cards does not tell is not known of all.
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import ModuleType, TracebackType
@@ -66,8 +67,13 @@ class Card:
             return None
 
     def memory_used_bytes(self) -> int | None:
-        """Of all programs on it."""
-        memory = self.ask(self._nvml.nvmlDeviceGetMemoryInfo)
+        """Of all programs on it, without what the driver keeps for itself.
+
+        The question's second version tells the two apart; drivers before 510 know the first one only, in which 0.6 GiB
+        of an idle H200 are used.
+        """
+        memory = self.ask(self._nvml.nvmlDeviceGetMemoryInfo, self._nvml.nvmlMemory_v2)
+        memory = self.ask(self._nvml.nvmlDeviceGetMemoryInfo) if memory is None else memory
         return None if memory is None else int(memory.used)
 
     def reading(self) -> CardReading:
@@ -159,6 +165,12 @@ class Gpu:
             str(card.ask(self._nvml.nvmlDeviceGetUUID) or ""): str(card.ask(self._nvml.nvmlDeviceGetName) or "")
             for card in self._cards
         }
+
+    @property
+    def id(self) -> str:
+        """Which card the first one is: a hash of its serial id, which stays private. Empty: it does not tell."""
+        uuid = self._cards[0].ask(self._nvml.nvmlDeviceGetUUID)
+        return hashlib.sha256(str(uuid).encode()).hexdigest()[:12] if uuid else ""
 
     @property
     def driver(self) -> str:

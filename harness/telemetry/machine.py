@@ -28,6 +28,7 @@ def host(*, find_gpu: Callable[[], Gpu | None] = open_gpu) -> Host:
         return msgspec.structs.replace(
             machine,
             gpu=gpu.name,
+            gpu_id=gpu.id,
             gpu_driver=gpu.driver,
             gpu_memory_bytes=gpu.memory_bytes,
             gpu_power_limit_w=gpu.power_limit_w,

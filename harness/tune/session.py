@@ -1,14 +1,16 @@
 """A study from its begin to its end, or from where it was interrupted."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from harness import telemetry
 from harness.errors import EngineError, UsageError
 from harness.progress import Say
 from harness.recording import Recording, kept, recorded
+from harness.records import Host
 from harness.store import RunFolder, without_password
 from harness.tune import spending
 from harness.tune import workers as team
@@ -61,10 +63,13 @@ def resume(
     world: World | None = None,
     workers: int | None = None,
     storage: str | None = None,
+    host: Callable[[], Host] = telemetry.host,
 ) -> RunFolder:
     """Goes on with an interrupted study, with its own plan; what is not None replaces a part of the plan.
 
-    Raises: UsageError: it cannot be gone on with.  ResultsUnreadable: somebody changed its files.
+    Args:   host: tells of the machine that this is.
+    Raises: UsageError: it cannot be gone on with, as on a card of another kind.
+            ResultsUnreadable: somebody changed its files.
     """
     run_record, plan = folder.run(), read_plan(folder)
     changes = {"trials": trials, "budget_s": budget_s, "vllm_python": vllm_python, "workers": workers}
@@ -75,18 +80,48 @@ def resume(
             hint="leave --storage out, or name the same with its password",
         )
     refuse_unsound(folder, run_record, plan)
+    moved = "" if plan.is_simulated else moved_note(run_record.host, host())
     url = storage or plan.storage or None
     with kept(Recording(folder, run_record)) as recording:
+        if moved:
+            say(f"warning: {moved}")
+            recording.add_note(moved)
         here = world or world_of(plan, folder, storage=url)
         _gone_on(plan, recording, results=results, say=say, world=here)
     return folder
 
 
+def moved_note(before: Host, now: Host) -> str:
+    """What is to be noted where a study goes on elsewhere than it began; empty where it is the same machine.
+
+    Raises: UsageError: on a card of another kind no ratio to the baseline would mean anything.
+    """
+    if before.gpu != now.gpu:
+        raise UsageError(
+            f"the study was begun on {before.gpu or 'a machine without a card'}, and this is "
+            f"{now.gpu or 'a machine without one'}: its baseline says nothing about this machine",
+            hint="go on where it was begun, or start a new search here",
+        )
+    changed = {
+        "card": (before.gpu_id, now.gpu_id),
+        "driver": (before.gpu_driver, now.gpu_driver),
+        "processor": (before.cpu, now.cpu),
+        "number of cores": (before.cores, now.cores),
+    }
+    other = [what for what, (old, new) in changed.items() if old != new and old and new]
+    if not other:
+        return ""
+    return (
+        f"Gone on with elsewhere than begun: another {' and another '.join(other)}. Candidates measured from then on "
+        "are compared with a baseline that was measured there; finals launch the baseline again where they are run."
+    )
+
+
 def _gone_on(plan: Plan, recording: Recording, *, results: Path, say: Say, world: World) -> None:
     """As one of several workers where there are several: what is measured alone is measured on the first card."""
     recording.is_shared = plan.workers > 1
-    with resumable(recording, say=say), team.on_first_card(plan):
-        Study(plan, recording, say=say, world=world).go_on(results)
+    with resumable(recording, say=say), team.on_first_card(plan) as cards:
+        Study(plan, recording, say=say, world=world, cards=cards).go_on(results)
 
 
 @contextmanager

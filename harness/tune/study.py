@@ -47,6 +47,7 @@ class Study:
 
     Args:  worker: of several that search it. None: the one that starts them, or that is alone.
            spent_s: of the study, when this worker began. None: as its folder says.
+           cards: of the workers that it starts, as `workers.cards` gives them.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class Study:
         world: World,
         worker: int | None = None,
         spent_s: float | None = None,
+        cards: tuple[str, ...] = (),
     ) -> None:
-        self.plan, self.recording, self._world, self._worker = plan, recording, world, worker
+        self.plan, self.recording, self._world, self._worker, self._cards = plan, recording, world, worker, cards
         self.objectives = plan.objectives
         self.scores = Scores(recording.folder, plan.scenario)
         self._order = telling_order(self.objectives, plan.users)
@@ -174,6 +176,7 @@ class Study:
             self.plan,
             self.recording,
             search,
+            cards=self._cards,
             results=results,
             say=self.progress.note,
             storage=self._world.storage,

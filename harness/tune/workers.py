@@ -8,6 +8,7 @@ too: nobody goes on with a run while a worker of it lives.
 import contextlib
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,11 +103,32 @@ def cards(
     return tuple(chosen)
 
 
+def caches_of(worker: int) -> Path:
+    """Where the worker's engines keep what they compiled."""
+    return config.cache_folder() / "workers" / str(worker)
+
+
+def share_caches(worker: int) -> None:
+    """Gives a worker that has none a copy of the first one's caches, which the baseline filled.
+
+    Filling them takes half of a first launch. They are apart, since vLLM's are not made for two writers at a time.
+    """
+    source, target = caches_of(1), caches_of(worker)
+    if target.exists() or not source.is_dir():
+        return
+    draft = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        shutil.copytree(source, draft)
+        draft.rename(target)
+    except OSError:  # a full disk, or another study did the same: the worker compiles for itself
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def environment(worker: int, chosen: tuple[str, ...], inherited: Mapping[str, str]) -> dict[str, str]:
     """The worker's card, and caches of compiled code that no other worker writes to."""
     if not chosen:
         return dict(inherited)
-    caches = config.cache_folder() / "workers" / str(worker)
+    caches = caches_of(worker)
     apart = {
         "VLLM_CACHE_ROOT": str(caches / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
@@ -116,13 +138,16 @@ def environment(worker: int, chosen: tuple[str, ...], inherited: Mapping[str, st
 
 
 @contextlib.contextmanager
-def on_first_card(plan: Plan) -> Iterator[None]:
-    """What this process launches itself, it launches as the first worker would: the baseline and the defence."""
+def on_first_card(plan: Plan) -> Iterator[tuple[str, ...]]:
+    """What this process launches itself, it launches as the first worker would: the baseline and the defence.
+
+    Yields the cards of all workers: within the block only the first one can be seen.
+    """
     chosen = cards(plan.workers, plan.profile, is_simulated=plan.is_simulated)
     before = dict(os.environ)
     os.environ.update(environment(1, chosen, before))
     try:
-        yield
+        yield chosen
     finally:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
@@ -163,7 +188,8 @@ class Worker:
 class Team:
     """The workers of a study while it searches.
 
-    Args:  search: gives back what a dead worker had in hand. storage: URL with its password. None: the run folder.
+    Args:  cards: of each worker, as `cards` gives them; none where no card is used.
+           search: gives back what a dead worker had in hand. storage: URL with its password. None: the run folder.
            spent_s: of the study. measured: what was told of every candidate on disk, by `key_of`.
     """
 
@@ -173,6 +199,7 @@ class Team:
         recording: Recording,
         search: SearchLike,
         *,
+        cards: tuple[str, ...],
         results: Path,
         say: Say,
         storage: str | None,
@@ -181,7 +208,7 @@ class Team:
     ) -> None:
         self._plan, self._recording, self._search_, self._results = plan, recording, search, results
         self._say, self._storage, self._spent_s, self._measured = say, storage, spent_s, measured
-        self._cards = cards(plan.workers, plan.profile, is_simulated=plan.is_simulated)
+        self._cards = cards
         self._heard: queue.Queue[tuple[int, Word]] = queue.Queue()
         self._workers: dict[int, Worker] = {}
         self._deaths: Counter[int] = Counter()
@@ -236,6 +263,8 @@ class Team:
             spent_s=self._spent_s(),
             storage=self._storage,
         )
+        if self._cards:
+            share_caches(number)
         ours = str(Path(__file__).parents[2])
         env = environment(number, self._cards, os.environ)
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [ours, env.get("PYTHONPATH", "")]))

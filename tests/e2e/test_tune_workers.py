@@ -21,6 +21,7 @@ from harness.records import Outcome, Trial
 from harness.search import key_of
 from harness.store import RunFolder
 
+ROOT = Path(__file__).parents[2]
 STUDY = (
     *("tune", "--gpu", "rtx4090", "--engine", "simulated", "--no-defence"),
     *("--repeats", "2", "--users", "1", "--workers", "4"),
@@ -116,6 +117,33 @@ def assert_whole(folders: Sequence[RunFolder], *, candidates: int, has_gaps: boo
         assert (folder.path / "trials.jsonl").read_bytes().endswith(b"\n")
     assert len(keys) == len(set(keys)), "a candidate was tried twice"
     assert len(keys) == candidates
+
+
+# ---------------------------------------------------------------- cards
+
+
+def test_each_of_two_cards_is_a_workers_and_the_first_one_the_baselines(
+    tmp_path: Path, environment: dict[str, str], small_scenario: Path, fake_vllm_python: Path
+) -> None:
+    """The tuner sees the first card alone while it launches by itself: it then found too few cards for its workers."""
+    cards = {"FAKE_CARDS": "2", "PYTHONPATH": os.pathsep.join([str(ROOT / "tests/fakes/nvml_site"), str(ROOT)])}
+    words = [
+        "tune", "--gpu", "rtx4090", "--model", "smollm2-135m", "--scenario", small_scenario, "--users", "8",
+        "--repeats", "2", "--trials", "4", "--workers", "2", "--no-defence", "--vllm-python", fake_vllm_python,
+    ]  # fmt: skip
+    tuner = Tuner(tmp_path / "host", words, environment | cards)
+    code = tuner.ended()
+    said = tuner.said.read_text()
+    assert code == 0, said
+    assert "each on a card of its own (GPU-0, GPU-1)" in str(tuner.run.run().notes)
+    caches = {facts.role: facts.env["VLLM_CACHE_ROOT"] for facts in tuner.run.run().engines}
+    workers = {trial.number: trial.worker for trial in tuner.run.trials()}
+    assert workers[0] is None
+    assert {worker for number, worker in workers.items() if number} == {1, 2}
+    for number, worker in workers.items():
+        if number:
+            assert f"/workers/{worker}/" in caches[f"trial {number}"]
+    assert all("/workers/1/" in cache for role, cache in caches.items() if not role.startswith("trial")), caches
 
 
 # ---------------------------------------------------------------- one host

@@ -27,6 +27,8 @@ class Card:
     name: object = "NVIDIA GeForce RTX 4090"
     memory_total: object = 24 * 2**30
     memory_used: object = 9 * 2**30
+    memory_reserved: object = 0
+    """By the driver; NVML's older answer counts it as used. A refusal: a driver that knows the older answer only."""
     power_mw: object = 312_500
     power_limit_mw: object = 450_000
     usual_limit_mw: object = 450_000
@@ -55,6 +57,7 @@ class FakeNvml:
     NVML_ERROR_NOT_FOUND: int = pynvml.NVML_ERROR_NOT_FOUND
     NVML_TEMPERATURE_GPU: int = pynvml.NVML_TEMPERATURE_GPU
     NVML_CLOCK_SM: int = pynvml.NVML_CLOCK_SM
+    nvmlMemory_v2: int = pynvml.nvmlMemory_v2  # noqa: N815
     NVML_CLOCK_MEM: int = pynvml.NVML_CLOCK_MEM
 
     def lose(self) -> None:
@@ -87,8 +90,12 @@ class FakeNvml:
     def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
         return "580.159.04"
 
-    def nvmlDeviceGetMemoryInfo(self, card: Card) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace(used=told(card.memory_used), total=told(card.memory_total))
+    def nvmlDeviceGetMemoryInfo(self, card: Card, version: int | None = None) -> SimpleNamespace:  # noqa: N802
+        used, reserved = told(card.memory_used), card.memory_reserved
+        if version == self.nvmlMemory_v2:
+            return SimpleNamespace(used=used, reserved=told(reserved), total=told(card.memory_total))
+        hidden = reserved if isinstance(reserved, int) else 0
+        return SimpleNamespace(used=used + hidden, total=told(card.memory_total))
 
     def nvmlDeviceGetUtilizationRates(self, card: Card) -> SimpleNamespace:  # noqa: N802
         return SimpleNamespace(gpu=told(card.busy_percent), memory=0)

@@ -72,6 +72,20 @@ def test_the_facts_of_a_card_are_read_in_our_units() -> None:
     assert gpu(Card(power_limit_mw=300_000)).default_power_limit_w == 450.0
 
 
+def test_what_the_driver_keeps_for_itself_is_nobodys() -> None:
+    """An idle H200 has 615 MiB in use by NVML's older answer, which passed for a stranger on it."""
+    idle = {"memory_used": 0, "memory_reserved": 644_939_776}
+    assert gpu(Card(**idle)).memory_used_bytes() == 0
+    assert gpu(Card(memory_used=2**30, memory_reserved=UNKNOWN_QUESTION)).memory_used_bytes() == 2**30
+
+
+def test_a_card_is_told_from_others_without_its_serial_id() -> None:
+    one, other = gpu(Card(uuid="GPU-1")), gpu(Card(uuid="GPU-2"))
+    assert one.id != other.id
+    assert one.id == gpu(Card(uuid="GPU-1")).id
+    assert "GPU" not in one.id
+
+
 def test_facts_that_a_card_does_not_tell_are_none() -> None:
     card = gpu(Card(memory_total=NOT_SUPPORTED, power_limit_mw=NOT_SUPPORTED, usual_limit_mw=NOT_SUPPORTED))
     assert card.default_power_limit_w is None

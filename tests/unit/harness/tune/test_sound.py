@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from harness.errors import HarnessError, ResultsUnreadable, UsageError
-from harness.records import ModelFiles, Outcome, Trial
+from harness.records import Host, ModelFiles, Outcome, Trial
 from harness.store import RunFolder
-from harness.tune.session import resume
+from harness.tune.session import moved_note, resume
 from harness.tune.sound import refuse_unsound
 from harness.tune.world import World
 from tests.unit.harness.tune.worlds import FakeEngines, plan, study
@@ -53,6 +54,19 @@ def edited(path: Path, **changes: object) -> None:
 
 def with_lines(path: Path, change: Callable[[list[str]], list[str]]) -> None:
     path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+
+
+HOST = Host(cpu="a processor", cores=8, memory_bytes=1, os="Linux", python="3", gpu="NVIDIA H100", gpu_id="1")
+
+
+def test_a_study_that_goes_on_elsewhere_says_so_and_on_another_kind_of_card_is_refused() -> None:
+    assert moved_note(HOST, HOST) == ""
+    assert moved_note(structs.replace(HOST, gpu_id=""), HOST) == "", "it is not known"
+    moved = moved_note(HOST, structs.replace(HOST, gpu_id="2", cpu="another", os="Linux 7"))
+    assert "another card and another processor" in moved
+    for before, now in ((HOST, None), (HOST, "NVIDIA H200"), (structs.replace(HOST, gpu=None), "NVIDIA H200")):
+        with pytest.raises(UsageError, match="its baseline says nothing about this machine"):
+            moved_note(before, structs.replace(HOST, gpu=now))
 
 
 def test_what_nobody_changed_is_sound(tmp_path: Path) -> None:

@@ -77,6 +77,22 @@ def test_card_and_compile_caches_are_apart() -> None:
     assert workers.environment(2, (), {"HOME": "/h"}) == {"HOME": "/h"}
 
 
+def test_a_worker_begins_with_what_the_baseline_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    workers.share_caches(2)
+    assert not workers.caches_of(2).exists()
+    compiled = workers.caches_of(1) / "vllm" / "compiled"
+    compiled.parent.mkdir(parents=True)
+    compiled.write_text("first")
+    workers.share_caches(2)
+    copied = workers.caches_of(2) / "vllm" / "compiled"
+    assert copied.read_text() == "first"
+    copied.write_text("its own")
+    workers.share_caches(2)
+    assert (copied.read_text(), compiled.read_text()) == ("its own", "first")
+    assert {path.name for path in workers.caches_of(1).parent.iterdir()} == {"1", "2"}
+
+
 def test_an_error_of_a_worker_is_that_error_again() -> None:
     found = workers.error_of(workers.Word(kind="error", text="no", error="StorageLost", hint="start it"), 3)
     assert isinstance(found, StorageLost)
