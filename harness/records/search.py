@@ -162,7 +162,12 @@ class Defence(Record, frozen=True, kw_only=True):
     trials: int
     """So many had been tried when it began."""
     blocks: int
-    """Launches of each side in the finals."""
+    """Launches of each side in the finals; where a budget has time left there are more."""
+    looks: int = 1
+    """How often the finals may be judged, for which their intervals allow. 2: time was kept for an ablation, and where
+    nobody wins, so that there is nothing to ablate, the finals go on with it."""
+    extended: tuple[str, ...] = ()
+    """Stages that went on after they were judged, with the time that the next one did not need."""
     finalists: tuple[int, ...]
     """Numbers of the trials; none where no candidate looked better than the baseline."""
     finals: tuple[Judged, ...] = ()

@@ -68,16 +68,22 @@ def finals(defence: Defence) -> JudgedTable | None:
         judged_row(one, span, names, badge=final_badge(one, defence), is_winner=one.name == f"trial {defence.winner}")
         for one in defence.finals
     )
+    counts = [one.launches for one in defence.finals] + [
+        one.ratio.n - one.launches for one in defence.finals if one.ratio is not None
+    ]
     times = words.plural(defence.blocks, "time")
+    if max(counts) > defence.blocks:
+        times += " or more, as far as the budget went"
     return JudgedTable(
         heading="Finals: the best of the search against the defaults, measured again",
-        lead=f"{words.plural(len(defence.finals), 'finalist')} and vLLM's defaults took turns, each launched {times}, "
-        "on prompts that the search had not seen. Only a finalist whose whole interval lies above the noise wins.",
+        lead=f"{words.plural(len(defence.finals), 'finalist')} and vLLM's defaults took turns, each launched "
+        f"{times}, on prompts that the search had not seen. Only a finalist whose whole interval lies above the noise "
+        "wins.",
         control="the defaults",
         objectives=names,
         has_agreement=any(one.agreement is not None for one in defence.finals),
         rows=rows,
-        notes=judged_notes(defence.finals, "the defaults"),
+        notes=judged_notes(defence.finals, "the defaults", looks=defence.looks),
     )
 
 
@@ -192,13 +198,18 @@ def judged_row(
     )
 
 
-def judged_notes(rows: Sequence[Judged], control: str) -> tuple[str, ...]:
+def judged_notes(rows: Sequence[Judged], control: str, *, looks: int = 1) -> tuple[str, ...]:
     """How to read the figures."""
     level = words.confidence(one.ratio for one in rows)
     out = [
         f"Ratios are to {control}, over 1× is better. The intervals{level} are wide enough to hold all at once "
         "(Bonferroni): who takes the best of several is not wrong more often for it."
     ]
+    if looks > 1:
+        out.append(
+            "They allow for two looks: where the first crowns nobody, the time kept for an ablation goes to more "
+            "launches of the finals, which are then judged once more."
+        )
     if any(one.agreement is not None for one in rows):
         out.append(
             "Same answers: the share of greedy answers to fixed questions that are word for word those of the "

@@ -11,7 +11,11 @@ from harness.stats.estimate import CONFIDENCE, on_logarithms
 
 
 def many_to_one(
-    control: Sequence[float], sides: Sequence[Sequence[float]], *, others: Sequence[Sequence[float]] = ()
+    control: Sequence[float],
+    sides: Sequence[Sequence[float]],
+    *,
+    others: Sequence[Sequence[float]] = (),
+    looks: int = 1,
 ) -> list[Estimate | None]:
     """The ratio of each side to the control, with intervals that hold all at once with 95%.
 
@@ -21,14 +25,15 @@ def many_to_one(
     for it. (Dunnett's, JASA 50, 1955, 1096, would be up to 4% narrower.)
 
     Args:     control, sides: logarithms, over 0 or under, larger is better; in any order. others: more launches that
-              say how much launches differ.
+              say how much launches differ. looks: how often the launches may be judged, of which this is one: who stops
+              when the figures please has to pay for each look, and Bonferroni's price holds whenever he looks.
     Returns:  None for a side without a launch, and for all where no group has two launches. `n` counts launches.
     """
     spread = pooled_spread([control, *sides, *others])
     if spread is None or not control:
         return [None] * len(sides)
     deviation, freedom = spread
-    t = student_t(1 - (1 - CONFIDENCE) / 2 / max(len(sides), 1), freedom)
+    t = quantile(freedom, intervals=looks * len(sides))
     found: list[Estimate | None] = []
     for side in sides:
         if not side:
@@ -41,7 +46,7 @@ def many_to_one(
 
 
 def launches_for(
-    groups: Sequence[Sequence[float]], *, sides: int, half: float, most: int, least: int = 2
+    groups: Sequence[Sequence[float]], *, sides: int, half: float, most: int, least: int = 2, looks: int = 1
 ) -> int | None:
     """The fewest launches of each side with which `many_to_one` would reach no further than `half` (a logarithm).
 
@@ -53,10 +58,15 @@ def launches_for(
         return least
     for count in range(least, most + 1):
         freedom = spread[1] + (sides + 1) * (count - 1)
-        t = student_t(1 - (1 - CONFIDENCE) / 2 / max(sides, 1), freedom)
+        t = quantile(freedom, intervals=looks * sides)
         if t * spread[0] * math.sqrt(2 / count) <= half:
             return count
     return None
+
+
+def quantile(freedom: int, *, intervals: int) -> float:
+    """Of Student's t, for so many two-sided intervals that hold all at once with 95%."""
+    return student_t(1 - (1 - CONFIDENCE) / 2 / max(intervals, 1), freedom)
 
 
 def chained(one: Estimate, other: Estimate) -> Estimate:

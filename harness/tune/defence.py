@@ -126,21 +126,28 @@ class Defender:
         )
         if not hopeful:
             return fresh
-        one_s = self._one_s()
-        most = max(len(overrides(trial.flags, baseline=self._baseline.flags)) for trial in hopeful[:3])
+        left_s, one_s, ablation_s = self._left_s(), self._one_s(), self._ablation_s(hopeful[:3])
         shape = spending.finals_that_fit(
-            self._left_s(),
-            one_s=one_s,
-            candidates=len(hopeful),
-            ablation_s=spending.ablation_launches(most, blocks=spending.LEAST_BLOCKS) * one_s,
-            tried=tried,
+            left_s, one_s=one_s, candidates=len(hopeful), ablation_s=ablation_s, tried=tried
         )
         if shape is None:
             reason = "The budget had no room to measure the best candidates again, so none of them is believed."
             return msgspec.structs.replace(fresh, reason=reason)
         finalists, blocks = shape
-        chosen = tuple(trial.number for trial in hopeful[:finalists])
-        return msgspec.structs.replace(fresh, finalists=chosen, blocks=blocks, reason="")
+        finals_s = (1 + finalists) * blocks * one_s
+        is_ablation_kept = left_s is not None and ablation_s > 0 and left_s >= finals_s + ablation_s
+        return msgspec.structs.replace(
+            fresh,
+            finalists=tuple(trial.number for trial in hopeful[:finalists]),
+            blocks=blocks,
+            looks=2 if is_ablation_kept else 1,
+            reason="",
+        )
+
+    def _ablation_s(self, finalists: Sequence[Trial]) -> float:
+        """Kept for an ablation of whoever of them wins."""
+        most = max(len(overrides(trial.flags, baseline=self._baseline.flags)) for trial in finalists)
+        return spending.ablation_launches(most, blocks=spending.LEAST_BLOCKS) * self._one_s()
 
     def _keep(self, state: Defence) -> Defence:
         self._recording.update(defence=state)
@@ -149,13 +156,23 @@ class Defender:
     # ------------------------------------------------------------ finals
 
     def _finals(self, state: Defence) -> Defence:
+        """Judged once; where that crowns nobody, again after what was kept for the ablation went to them too."""
         sides = {BASELINE: self._baseline.flags}
         sides |= {f"trial {number}": self._trials[number].flags for number in state.finalists}
         self._said(f"finals: {' and '.join(sides)} in turns, {state.blocks} launches each, on other prompts")
+        if FINALS not in state.extended:
+            kept_s = self._ablation_s([self._trials[number] for number in state.finalists]) if state.looks > 1 else 0.0
+            state = self._crowned(state, sides, kept_s=kept_s)
+            if state.winner is not None or state.looks == 1 or self._are_all_refused(state) or not self._has_spare():
+                return state
+            state = self._extended(state, FINALS)
+        return self._crowned(state, sides, kept_s=0.0)
+
+    def _crowned(self, state: Defence, sides: Mapping[str, Flags], *, kept_s: float) -> Defence:
         out: dict[str, str] = {}
         earlier = [one for one in state.finals if one.name not in sides]
-        self._stage(state, FINALS, sides, blocks=state.blocks, out=out)
-        found = self._judged(state, FINALS, sides, control=BASELINE, out=out)
+        self._stage(state, FINALS, sides, blocks=state.blocks, out=out, kept_s=kept_s)
+        found = self._judged(state, FINALS, sides, control=BASELINE, out=out, looks=state.looks)
         agreements = {name: self._agreement(name, flags) for name, flags in sides.items()}
         judged = [
             msgspec.structs.replace(one, agreement=agreements[one.name], reason=one.reason or self._unasked(one.flags))
@@ -170,6 +187,10 @@ class Defender:
             return self._keep(msgspec.structs.replace(state, reason=reason))
         number = next(one for one in state.finalists if f"trial {one}" == best.name)
         return self._keep(msgspec.structs.replace(state, winner=number, flags=best.flags, reason=f"{best.name} won."))
+
+    def _extended(self, state: Defence, stage: str) -> Defence:
+        self._said(f"{stage}: there is time left for more launches of each, which tell more")
+        return self._keep(msgspec.structs.replace(state, extended=(*state.extended, stage)))
 
     def _also(self, name: str, flags: Flags, *, sides: Mapping[str, Flags]) -> Callable[[Running], None] | None:
         """Asks the questions once, of a side whose answers are needed."""
@@ -206,15 +227,34 @@ class Defender:
             name: f"vLLM would refuse it: {why[0]}" for name, left in sides.items() if (why := self._violations(left))
         }
         self._said(f"ablation: the winner, and {', '.join(sides)}")
-        self._stage(state, ABLATION, {WINNER: flags, **sides}, blocks=state.ablation_blocks, out=out)
-        found = self._judged(state, ABLATION, {WINNER: flags, **sides}, control=WINNER, out=out)
-        idle = [name for name, one in zip(names, found, strict=True) if not one.is_refused and does_nothing(one.ratio)]
-        state = msgspec.structs.replace(state, removals=tuple(found))
+        idle: list[str] = []
+        if ABLATION not in state.extended:
+            kept_s = 2 * state.ablation_blocks * self._one_s() if self._ablation_looks(names) > 1 else 0.0
+            state, idle = self._removed(state, {WINNER: flags, **sides}, out=out, kept_s=kept_s)
+            if len(idle) < 2 and self._ablation_looks(names) > 1 and self._has_spare():
+                state = self._extended(state, ABLATION)
+        if ABLATION in state.extended:
+            state, idle = self._removed(state, {WINNER: flags, **sides}, out=out, kept_s=0.0)
         if len(idle) > 1:
-            state, idle = self._confirmed(state, flags, idle, found)
+            state, idle = self._confirmed(state, flags, idle, state.removals)
         for name in idle:
             flags = without(flags, name, baseline=base)
         return self._keep(self._reduced(msgspec.structs.replace(state, dropped=tuple(idle), flags=flags)))
+
+    def _ablation_looks(self, names: Sequence[str]) -> int:
+        """How often it may be judged: twice where time is kept for a confirmation, which may not be needed."""
+        return 2 if len(names) > 1 and self._left_s() is not None else 1
+
+    def _removed(
+        self, state: Defence, sides: Mapping[str, Flags], *, out: dict[str, str], kept_s: float
+    ) -> tuple[Defence, list[str]]:
+        """What the winner is without each flag, and the flags that do nothing."""
+        names = [name for name in sides if name != WINNER]
+        self._stage(state, ABLATION, sides, blocks=state.ablation_blocks, out=out, kept_s=kept_s)
+        found = self._judged(state, ABLATION, sides, control=WINNER, out=out, looks=self._ablation_looks(names))
+        idle = [one for one in found if not one.is_refused and does_nothing(one.ratio)]
+        state = msgspec.structs.replace(state, removals=tuple(found))
+        return state, [one.name.removeprefix("without ") for one in idle]
 
     def _reduced(self, state: Defence) -> Defence:
         """The winner without its idle flags; with all of them where what is left is not surely faster any more."""
@@ -240,7 +280,13 @@ class Defender:
             return state
         flags = self._trials[state.winner or 0].flags
         seen = self._elsewhere(state, ABLATION, each=None)
-        least = launches_for(seen, sides=len(names), half=-math.log(MAX_LOSS), most=spending.MOST_BLOCKS)
+        least = launches_for(
+            seen,
+            sides=len(names),
+            half=-math.log(MAX_LOSS),
+            most=spending.MOST_BLOCKS,
+            looks=self._ablation_looks(names),
+        )
         if least is None:
             self._said("launches differ too much for an ablation to tell anything: the winner keeps all its flags")
             return state
@@ -273,7 +319,7 @@ class Defender:
         out = {REDUCED: f"vLLM would refuse it: {refused[0]}"} if refused else {}
         sides = {WINNER: flags, REDUCED: left}
         self._said(f"ablation: the winner, and without {' and '.join(idle)} together")
-        self._stage(state, CONFIRMATION, sides, blocks=state.ablation_blocks, out=out)
+        self._stage(state, CONFIRMATION, sides, blocks=state.ablation_blocks, out=out, kept_s=0.0)
         (one,) = self._judged(state, CONFIRMATION, sides, control=WINNER, out=out)
         state = msgspec.structs.replace(state, confirmation=one)
         if not one.is_refused and does_nothing(one.ratio):
@@ -284,19 +330,59 @@ class Defender:
     # ------------------------------------------------------------ launches
 
     def _stage(
-        self, state: Defence, stage: str, sides: Mapping[str, Flags], *, blocks: int, out: dict[str, str]
+        self,
+        state: Defence,
+        stage: str,
+        sides: Mapping[str, Flags],
+        *,
+        blocks: int,
+        out: dict[str, str],
+        kept_s: float,
     ) -> None:
-        """All launches of a stage that are not done yet; a side that fails is put `out`, with the reason."""
+        """All launches of a stage that are not done yet; a side that fails is put `out`, with the reason.
+
+        Of a budget what is left then, but for `kept_s`, goes to further blocks, the last as far as the time goes. That
+        depends on the time alone, never on a figure. A side with one launch more at the end stands 1.6 places later on
+        average at most: of a drift of 0.1% a launch 0.2% is left in its ratio.
+        """
         first = self._first_block(state, stage)
         for block in range(first, first + blocks):
             for name in spending.alternating(list(sides), block - first + 1, blocks=blocks):
-                done = self._done(state, stage, name, block)
-                if done is None and name not in out and self._has_time():
-                    done = self._launch(state, stage, name, sides, block=block)
-                if done is not None and done.outcome != Outcome.MEASURED:
-                    out[name] = f"{done.outcome}: {done.reason}"
-                elif done is not None and (why := self._too_different(name, sides)):
-                    out[name] = why
+                self._turn(state, stage, name, sides, block=block, out=out, kept_s=0.0)
+        if self._left_s() is None:
+            return
+        for block in range(first + blocks, first + spending.MOST_FILLED):
+            missing = [name for name in sides if name not in out and self._done(state, stage, name, block) is None]
+            is_whole = self._has_time(kept_s, launches=len(missing))
+            order = (
+                spending.alternating(list(sides), block - first + 1, blocks=spending.MOST_FILLED)
+                if is_whole
+                else list(sides)
+            )
+            for name in order:
+                self._turn(state, stage, name, sides, block=block, out=out, kept_s=kept_s)
+            if not is_whole:
+                return
+
+    def _turn(
+        self,
+        state: Defence,
+        stage: str,
+        name: str,
+        sides: Mapping[str, Flags],
+        *,
+        block: int,
+        out: dict[str, str],
+        kept_s: float,
+    ) -> None:
+        """One launch, where it is not done yet, there is time, and the side is not out."""
+        done = self._done(state, stage, name, block)
+        if done is None and name not in out and self._has_time(kept_s):
+            done = self._launch(state, stage, name, sides, block=block)
+        if done is not None and done.outcome != Outcome.MEASURED:
+            out[name] = f"{done.outcome}: {done.reason}"
+        elif done is not None and (why := self._too_different(name, sides)):
+            out[name] = why
 
     def _too_different(self, name: str, sides: Mapping[str, Flags]) -> str:
         found = self._agreement(name, sides[name])
@@ -311,9 +397,13 @@ class Defender:
         key = state.round, stage, role(stage, name), block
         return next((one for one in self._launches if (one.round, one.stage, one.role, one.block) == key), None)
 
-    def _has_time(self) -> bool:
+    def _has_time(self, kept_s: float = 0.0, *, launches: int = 1) -> bool:
         left_s = self._left_s()
-        return left_s is None or left_s >= self._one_s()
+        return left_s is None or left_s - kept_s >= launches * self._one_s()
+
+    def _has_spare(self) -> bool:
+        """Whether a budget has time for more launches."""
+        return self._left_s() is not None and self._has_time()
 
     def _launch(
         self, state: Defence, stage: str, name: str, sides: Mapping[str, Flags], *, block: int
@@ -363,14 +453,21 @@ class Defender:
     # ------------------------------------------------------------ figures
 
     def _judged(
-        self, state: Defence, stage: str, sides: Mapping[str, Flags], *, control: str, out: Mapping[str, str]
+        self,
+        state: Defence,
+        stage: str,
+        sides: Mapping[str, Flags],
+        *,
+        control: str,
+        out: Mapping[str, str],
+        looks: int = 1,
     ) -> list[Judged]:
-        """Every side against the control, whose launches took turns with theirs."""
+        """Every side against the control, whose launches took turns with theirs; one of so many looks at them."""
         names = [name for name in sides if name != control]
         counting = [name for name in names if name not in out]
-        whole = self._ratios(state, stage, control, counting, each=None)
+        whole = self._ratios(state, stage, control, counting, each=None, looks=looks)
         goals = [one.name for one in self._objectives] if len(self._objectives) > 1 else []
-        by_goal = {goal: self._ratios(state, stage, control, counting, each=goal) for goal in goals}
+        by_goal = {goal: self._ratios(state, stage, control, counting, each=goal, looks=looks) for goal in goals}
         judged = [
             Judged(
                 name=name,
@@ -388,12 +485,15 @@ class Defender:
         return judged
 
     def _ratios(
-        self, state: Defence, stage: str, control: str, names: Sequence[str], *, each: str | None
+        self, state: Defence, stage: str, control: str, names: Sequence[str], *, each: str | None, looks: int
     ) -> dict[str, Estimate]:
         """By side; what the launches of other stages say of how much launches differ counts too."""
         mine = {name: self._logarithms(state, stage, name, each=each) for name in (control, *names)}
         found = many_to_one(
-            mine[control], [mine[name] for name in names], others=self._elsewhere(state, stage, each=each)
+            mine[control],
+            [mine[name] for name in names],
+            others=self._elsewhere(state, stage, each=each),
+            looks=looks,
         )
         return {name: one for name, one in zip(names, found, strict=True) if one is not None}
 

@@ -15,11 +15,15 @@ MAX_DEFENCE_SHARE: Final = 0.5
 """Of the budget: a well proved first guess is worth less than a found one."""
 FINALS: Final = ((3, 3), (2, 3), (2, 2), (1, 2))
 """(finalists, launches of each side), the best first. Two launches a side are the least that carry an interval."""
-LONG_FINALS: Final = ((3, 6), (3, 5), (2, 6), (3, 4), (2, 5), (2, 4))
-"""Where a budget has time left that no candidate can use any more."""
 LEAST_BLOCKS: Final = 2
 MOST_BLOCKS: Final = 6
-"""Launches of each side of an ablation. One says nothing of how much launches differ."""
+"""Launches of each side of a stage, as they are planned. One says nothing of how much launches differ."""
+MOST_FILLED: Final = 12
+"""The same of a stage that fills the time up."""
+ENDED: Final = "The study ended after"
+"""How the note begins about a budget that was not used up; a study that goes on replaces it."""
+FULL: Final = 0.9
+"""Of a budget: a study that ends before says why."""
 ENOUGH_LAUNCHES: Final = 12
 """A budget with room for fewer of them is better spent on more candidates than on more repeats."""
 ABLATED_FLAGS: Final = 3
@@ -111,9 +115,13 @@ def refuse_short_budget(budget_s: float, least_s: float, *, defended_s: float) -
 
 def least_defended_s(least_s: float, *, one_s: float) -> float:
     """A budget whose one half is enough for the baseline and a candidate, and the other for the smallest finals."""
+    return max(least_finals_s(one_s) / MAX_DEFENCE_SHARE, (2 * least_s + CLOSING_S) / (1 - MAX_DEFENCE_SHARE))
+
+
+def least_finals_s(one_s: float) -> float:
+    """The smallest finals of launches that take so long."""
     finalists, blocks = FINALS[-1]
-    finals_s = (1 + finalists) * blocks * one_s
-    return max(finals_s / MAX_DEFENCE_SHARE, (2 * least_s + CLOSING_S) / (1 - MAX_DEFENCE_SHARE))
+    return (1 + finalists) * blocks * one_s
 
 
 def undefended_warning(budget_s: float, *, defended_s: float) -> str:
@@ -124,6 +132,24 @@ def undefended_warning(budget_s: float, *, defended_s: float) -> str:
         f"--budget {clock_text(budget_s)} has no room to defend a winner, so this search can only end with the "
         f"defaults: that takes {clock_text(defended_s)} or more, or --no-defence, which is too good on average"
     )
+
+
+def early_note(budget_s: float, spent_s: float, *, candidate_s: float, defended_s: float, has_all: bool) -> str:
+    """Why a study ends before its budget does; empty where it does not.
+
+    Args:  candidate_s: of one more candidate. defended_s: of the smallest finals; 0: there is nobody to defend, or
+           somebody was. has_all: there is no candidate left to try.
+    """
+    left_s = budget_s - spent_s - CLOSING_S
+    if spent_s >= FULL * budget_s:
+        return ""
+    if left_s < candidate_s:
+        why = f"another candidate takes about {clock_text(candidate_s)}"
+        if left_s < defended_s:
+            why += f", finals of the best {clock_text(defended_s)} at least"
+    else:
+        why = "all candidates have been tried" if has_all else "its winner has had every launch that tells something"
+    return f"{ENDED} {clock_text(spent_s)} of {clock_text(budget_s)}: {why}."
 
 
 # ---------------------------------------------------------------- the defence's share
@@ -163,20 +189,19 @@ def finals_that_fit(
     """
     if not candidates:
         return None
-    listed = FINALS if left_s is None else (*FINALS, *LONG_FINALS)
-    shapes = list(dict.fromkeys((min(finalists, candidates), blocks) for finalists, blocks in listed))
-    shapes.sort(key=lambda shape: -(1 + shape[0]) * shape[1])
+    shapes = list(dict.fromkeys((min(finalists, candidates), blocks) for finalists, blocks in FINALS))
     if left_s is None:
         return next((one for one in shapes if (1 + one[0]) * one[1] <= tried), shapes[-1])
     for kept_s in (ablation_s, 0.0):
         for finalists, blocks in shapes:
-            if (1 + finalists) * blocks * one_s + kept_s <= left_s:
-                return finalists, blocks
+            fits = int((left_s - kept_s) / ((1 + finalists) * one_s))
+            if fits >= blocks:
+                return finalists, min(fits, MOST_BLOCKS)
     return None
 
 
 def ablation_that_fits(left_s: float | None, *, one_s: float, flags: int, least: int = LEAST_BLOCKS) -> tuple[int, int]:
-    """(flags, launches of each side): all flags as often as there is time for, or as many as can be removed in it.
+    """(flags, launches of each side): as many flags as can be removed in the time, as often as it allows.
 
     Args:     least: launches of each side below which nothing could be decided.
     Returns:  (0, 0): there is no time. Without a budget all flags, as often as they need.
@@ -185,12 +210,10 @@ def ablation_that_fits(left_s: float | None, *, one_s: float, flags: int, least:
         return 0, 0
     if left_s is None:
         return flags, least
-    for blocks in range(max(MOST_BLOCKS, least), least - 1, -1):
-        if ablation_launches(flags, blocks=blocks) * one_s <= left_s:
-            return flags, blocks
-    for fewer in range(flags - 1, 0, -1):
-        if ablation_launches(fewer, blocks=least) * one_s <= left_s:
-            return fewer, least
+    for count in range(flags, 0, -1):
+        for blocks in range(max(MOST_BLOCKS, least), least - 1, -1):
+            if ablation_launches(count, blocks=blocks) * one_s <= left_s:
+                return count, blocks
     return 0, 0
 
 

@@ -27,7 +27,7 @@ from harness.tune.defence import Defender
 from harness.tune.launches import Launched, Launcher, never
 from harness.tune.objectives import Scores, aimed_levels, front, telling_order, together, unmet_note, users_text
 from harness.tune.plan import Plan, defaults_suffix, role_of, spec_for
-from harness.tune.rules import repeats_of
+from harness.tune.rules import finalists_of, repeats_of
 from harness.tune.spending import first_guess
 from harness.tune.start import worker_name
 from harness.tune.trials import failed_trial, flags_text, front_line, given_up_trial, simulated, trial_line
@@ -85,6 +85,7 @@ class Study:
             (marked if plan.is_simulated or recording.run.is_simulated else say)(text)
 
         self.progress = Progress(self._one_trial * max(left, 0), say=told, now=world.clock)
+        self._has_all = False
         self._launcher = Launcher(
             plan.scenario, recording, self.progress, clock=world.clock, pause=world.pause, launch=world.launch
         )
@@ -105,6 +106,7 @@ class Study:
             self._defend()
         else:
             self.plan = msgspec.structs.replace(self.plan, is_defended=False)
+        self._tell_what_is_left()
         self.progress.note(crown(self.plan, self.recording, self._trials, results=results) or "nothing new was found")
 
     def _search(self, results: Path) -> None:
@@ -159,6 +161,7 @@ class Study:
                     self.progress.note("the study has all the candidates that were asked for, those of others counted")
                     return
                 except Exhausted:
+                    self._has_all = True
                     self.progress.note("every candidate of the search space has been tried")
                     return
                 try:
@@ -271,8 +274,10 @@ class Study:
         )
 
     def _defence_launch_s(self) -> float:
-        launch_s: float = self.costs.of(aimed_levels(self.objectives), repeats_of(self.plan))
-        return launch_s
+        """By the launches of the defence where there are some: they find their code compiled."""
+        repeats, defended = repeats_of(self.plan), self.recording.folder.defence()
+        found = spending.costs(defended, guess=self.costs, repeats=repeats, defence_repeats=repeats)
+        return found.of(aimed_levels(self.objectives), repeats)
 
     def _search_left_s(self) -> float | None:
         """What is left of the budget, less what the defence needs."""
@@ -280,15 +285,26 @@ class Study:
         return None if left_s is None else left_s - self._reserve_s()
 
     def _reserve_s(self) -> float:
-        """Kept for the defence."""
-        if self.plan.budget_s is None or not self.plan.is_defended:
+        """Kept for the defence; nothing as long as there is nobody to defend, or when it is too late for that."""
+        left_s = self.left_s()
+        if left_s is None or self.plan.budget_s is None or not self.plan.is_defended:
+            return 0.0
+        is_too_late = left_s < spending.least_finals_s(self._defence_launch_s()) and not self._is_defence_under_way()
+        if is_too_late or not finalists_of(self._trials):
             return 0.0
         return spending.split(self.plan.budget_s, one_s=self._defence_launch_s()).whole_s
+
+    def _is_defence_under_way(self) -> bool:
+        defence = self.recording.run.defence
+        return defence is not None and bool(defence.finalists) and not defence.is_done
+
+    def _has_enough(self) -> bool:
+        return self.plan.trials is not None and len(self._trials) - 1 >= self.plan.trials
 
     def _may_go_on(self) -> bool:
         if self._worker is not None:
             self._refresh()
-        if self.plan.trials is not None and len(self._trials) - 1 >= self.plan.trials:
+        if self._has_enough():
             return False
         left_s = self._search_left_s()
         if left_s is not None and self.costs.at_most(self._order, self.plan.repeats) > left_s:
@@ -496,6 +512,25 @@ class Study:
         if found:
             self.progress.note(front_line(self._trials, found))
         self.recording.update(notes=(*others, *notes), front=found)
+
+    def _tell_what_is_left(self) -> None:
+        """A note where a budget was not used up, with the reason."""
+        if self.plan.budget_s is None:
+            return
+        defence = self.recording.run.defence
+        is_undefended = self.plan.is_defended and defence is not None and not defence.finalists
+        finals_s = spending.least_finals_s(self._defence_launch_s())
+        note = spending.early_note(
+            self.plan.budget_s,
+            self.spent_s,
+            candidate_s=self.costs.at_most(self._order, self.plan.repeats),
+            defended_s=finals_s if is_undefended and finalists_of(self._trials) else 0.0,
+            has_all=self._has_all or self._has_enough(),
+        )
+        others = tuple(known for known in self.recording.run.notes if not known.startswith(spending.ENDED))
+        self.recording.update(notes=(*others, note) if note else others)
+        if note:
+            self.progress.note(note)
 
     def _defend(self) -> None:
         Defender(

@@ -29,6 +29,13 @@ def test_more_sides_ask_for_more():
     assert among.low < alone.low
 
 
+def test_two_looks_ask_for_as_much_as_two_sides():
+    (twice,), (aside, _) = many_to_one([0.0, 0.01], [[0.1, 0.11]], looks=2), many_to_one([0.0, 0.01], [[0.1, 0.11], []])
+    assert twice == aside
+    seen = [[-0.01, 0.01], [0.09, 0.11]]
+    assert launches_for(seen, sides=1, half=0.04, most=6, looks=2) == launches_for(seen, sides=2, half=0.04, most=6)
+
+
 def test_no_launch_and_no_spread_give_no_interval():
     assert many_to_one([0.0, 0.1], [[]]) == [None]
     assert many_to_one([0.0], [[0.1]]) == [None]
@@ -75,3 +82,17 @@ def test_where_no_side_differs_some_interval_leaves_one_out_in_at_most_five_of_a
         control, *sides = ([draws.gauss(0, 0.015) for _ in range(3)] for _ in range(4))
         wrong += any(one is not None and not one.low <= 1 <= one.high for one in many_to_one(control, sides))
     assert wrong / studies <= 0.06
+
+
+def test_who_looks_twice_is_wrong_no_more_often_than_who_looks_once():
+    """Three launches a side, then three more; either look may leave the truth out. One look's price is too little."""
+
+    def wrong(looks: int) -> float:
+        draws, studies, found = random.Random(4), 2000, 0
+        for _ in range(studies):
+            control, *sides = ([draws.gauss(0, 0.015) for _ in range(6)] for _ in range(3))
+            judged = [many_to_one(control[:count], [side[:count] for side in sides], looks=looks) for count in (3, 6)]
+            found += any(one is not None and not one.low <= 1 <= one.high for look in judged for one in look)
+        return found / studies
+
+    assert wrong(looks=2) <= 0.05 < wrong(looks=1)

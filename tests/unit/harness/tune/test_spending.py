@@ -117,10 +117,12 @@ def test_a_drift_falls_on_all_sides_alike(count, blocks):
 
 def test_time_that_no_candidate_can_use_goes_to_the_finals_and_to_the_ablation():
     assert finals_that_fit(30.0, one_s=1, candidates=3, ablation_s=0, tried=5) == (3, 6)
-    assert finals_that_fit(19.0, one_s=1, candidates=5, ablation_s=0, tried=5) == (2, 6)
+    assert finals_that_fit(19.0, one_s=1, candidates=5, ablation_s=0, tried=5) == (3, 4)
+    assert finals_that_fit(19.0, one_s=1, candidates=1, ablation_s=0, tried=5) == (1, 6)
     assert ablation_that_fits(21.0, one_s=1, flags=3) == (3, 3)
     assert ablation_that_fits(30.0, one_s=1, flags=3, least=4) == (3, 5)
     assert ablation_that_fits(11.0, one_s=1, flags=3) == (2, 2)
+    assert ablation_that_fits(11.0, one_s=1, flags=3, least=3) == (1, 5)
     assert ablation_that_fits(3.0, one_s=1, flags=3) == (0, 0)
 
 
@@ -128,3 +130,15 @@ def test_a_short_budget_is_spent_on_candidates_and_not_on_repeats():
     assert spending.repeats_for(plan(budget_s=None)) == 3
     assert spending.repeats_for(plan(budget_s=36_000.0)) == 3
     assert spending.repeats_for(plan(budget_s=1_800.0)) == 2
+
+
+def test_a_budget_that_is_not_used_up_has_a_reason():
+    def why(spent_s: float, **more) -> str:
+        known = {"candidate_s": 300.0, "defended_s": 0.0, "has_all": False}
+        return spending.early_note(2700.0, spent_s, **{**known, **more})
+
+    assert why(2430.0) == ""
+    assert why(2400.0) == "The study ended after 40 min 00 s of 45 min 00 s: another candidate takes about 5 min 00 s."
+    assert "finals of the best 12 min 00 s at least" in why(2400.0, defended_s=720.0)
+    assert "all candidates have been tried" in why(1800.0, has_all=True)
+    assert "every launch" in why(1800.0)

@@ -280,12 +280,66 @@ def test_a_budget_is_kept_to_a_tenth_and_the_defence_is_within_it(tmp_path_facto
     assert engines.now_s <= 1.1 * budget_s
 
 
-def test_a_long_budget_is_spent_on_the_search_and_the_defence(tmp_path):
-    engines = FakeEngines(better_with_128)
-    made, _, _ = study(plan(trials=None, budget_s=14_400.0), tmp_path / "run", engines, settings_of(*range(100, 199)))
+@pytest.mark.parametrize("budget_s", [2700.0, 3600.0, 10_800.0])
+@pytest.mark.parametrize(
+    "truth",
+    [like_all, better_with_128, lambda flags, users: like_all(flags, users) * (0.8 if flags else 1.0)],
+    ids=["all alike", "one better", "all worse"],
+)
+def test_a_budget_is_used_up_whatever_the_defence_needs(tmp_path, truth, budget_s):
+    """Where nobody wins there is no ablation, and where nobody looks better no defence: the others use their time."""
+    engines = FakeEngines(truth, launch_s=60.0)
+    asked = plan(trials=None, budget_s=budget_s, repeats=2)
+    made, _, _ = study(asked, tmp_path / "run", engines, settings_of(*range(120, 199)))
     made.go_on(tmp_path)
-    assert 0.8 * 14_400 <= engines.now_s <= 1.1 * 14_400
-    assert made.recording.run.defence.winner is not None
+    assert 0.9 * budget_s <= engines.now_s <= 1.1 * budget_s
+    assert not any(note.startswith(spending.ENDED) for note in made.recording.run.notes)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "listed", "said"),
+    [
+        (2000.0, range(100, 199), "another candidate takes about 3 min 54 s"),
+        (2000.0, range(100, 102), "all candidates have been tried"),
+    ],
+)
+def test_a_study_that_ends_long_before_its_budget_says_why(tmp_path, budget_s, listed, said):
+    engines = FakeEngines(lambda flags, users: like_all(flags, users) * (0.8 if flags else 1.0))
+    asked = plan(trials=None, budget_s=budget_s, repeats=2)
+    made, _, lines = study(asked, tmp_path / "run", engines, settings_of(*listed))
+    made.go_on(tmp_path)
+    assert engines.now_s < 0.9 * budget_s
+    (note,) = [note for note in made.recording.run.notes if note.startswith(spending.ENDED)]
+    assert said in note
+    assert note in lines
+
+
+@pytest.mark.parametrize("at", range(-9, 0))
+def test_finals_that_went_on_after_they_were_judged_are_not_judged_at_that_moment_again(tmp_path, at):
+    """A third look would not be paid for; at most the launch that was under way is lost."""
+    asked, listed = plan(trials=None, budget_s=10_800.0), settings_of(*range(120, 199))
+    whole = FakeEngines()
+    made, _, _ = study(asked, tmp_path / "whole", whole, listed)
+    made.go_on(tmp_path)
+    judged = made.recording.run.defence
+    assert (judged.winner, judged.looks, judged.extended) == (None, 2, ("finals",))
+    assert max(one.launches for one in judged.finals) > judged.blocks
+    count = len(whole.launches) + 1 + at
+    made, _, _ = study(
+        asked, tmp_path / "run", FakeEngines(fails=lambda flags, n: Killed() if n == count else None), listed
+    )
+    with pytest.raises(Killed):
+        made.go_on(tmp_path)
+    was_extended = RunFolder(tmp_path / "run").run().defence.extended
+    again = FakeEngines()
+    made, _, lines = study(asked, tmp_path / "run", again, listed, recording=reopened(tmp_path / "run"))
+    made.go_on(tmp_path)
+    finals = [(one.role, one.block) for one in made.recording.folder.defence()]
+    assert len(set(finals)) == len(finals)
+    assert made.recording.run.defence.extended == ("finals",)
+    assert sum(line.startswith("trial") and "the baseline (" in line for line in lines) == len(judged.finals) * (
+        1 if was_extended else 2
+    )
 
 
 def test_a_budget_shorter_than_one_launch_is_refused_before_anything_is_launched(tmp_path):
