@@ -165,7 +165,9 @@ def plan_for(
     if not isinstance(scenario.load, ClosedLoop):
         raise UsageError(f"{scenario.name} is no load of users", hint="harness tune needs a closed loop")
     levels = users or (profile.search.users if len(scenario.load.users) > 1 else scenario.load.users)
-    tune.refuse_unmeasurable(tune.objectives_named(asked["objective"], levels, slos=asked["slos"]), scenario)
+    objectives = tune.objectives_named(asked["objective"], levels, slos=asked["slos"])
+    tune.refuse_unmeasurable(objectives, scenario)
+    tune.refuse_unresolvable(objectives, scenario, profile=profile, shape=model.shape)
     demand = search.demand_of(scenario, most_users=max(levels), prompt_tokens=None)
     search.refuse_unfit(profile, model.shape, PRECISION, demand=demand, allow=allowed)
     is_simulated = engine == tune.SIMULATED

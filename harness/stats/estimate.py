@@ -38,6 +38,11 @@ def quantile(values: np.ndarray, q: float, *, unit: str) -> Estimate | None:
     )
 
 
+def least_values(q: float) -> int:
+    """So many values `quantile` needs for an interval."""
+    return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(max(q, 1 - q)))
+
+
 def clustered_quantile(groups: Sequence[np.ndarray], q: float, *, unit: str) -> Estimate | None:
     """The quantile of all values together, its interval from how much whole groups differ.
 

@@ -1,15 +1,16 @@
 """`harness tune`: the baseline, then candidates, then a defended winner or the defaults; everything kept as it comes.
 
-`plan` says what is to be done and `world` where; `session` begins a study or goes on with one, if its files are
-`sound`. `study` is the search:
-`objectives` says what better means, `spending` what there is time for, `launches` measures one launch, `contest` gives
-up who cannot win. `workers` starts several processes that search at the same time, each a `worker`. `defence` measures
-the best again by the `rules`, `quality` compares answers, `crown` ends it.
+`plan` says what is to be done and `world` where; `resolution` refuses what no figure can come of; `session` begins a
+study or goes on with one, if its files are `sound`. `study` is the search: `objectives` says what better means,
+`spending` what there is time for, `launches` measures one launch, `contest` gives up who cannot win. `workers` starts
+several processes that search at the same time, each a `worker`. `defence` measures the best again by the `rules`,
+`quality` compares answers, `crown` ends it.
 """
 
 from harness.tune.crown import winner
 from harness.tune.objectives import Objective, objectives_named, refuse_unmeasurable
 from harness.tune.plan import PLAN_VERSION, SIMULATED, Plan, defaults_suffix, preset_file, role_of
+from harness.tune.resolution import refuse_unresolvable
 from harness.tune.rules import judged_line
 from harness.tune.session import resume, run
 from harness.tune.spending import repeats_for
@@ -33,6 +34,7 @@ __all__ = [
     "objectives_named",
     "preset_file",
     "refuse_unmeasurable",
+    "refuse_unresolvable",
     "repeats_for",
     "resume",
     "role_of",

@@ -16,6 +16,7 @@ from harness.tune import spending
 from harness.tune import workers as team
 from harness.tune.objectives import aimed_levels
 from harness.tune.plan import Plan, read_plan, write_plan
+from harness.tune.resolution import thin_warnings
 from harness.tune.rules import repeats_of
 from harness.tune.sound import refuse_unsound
 from harness.tune.spending import first_guess
@@ -37,6 +38,8 @@ def run(plan: Plan, *, results: Path, say: Say, world: World | None = None, stor
         spending.refuse_short_budget(plan.budget_s, least_s, defended_s=defended_s)
         if plan.is_defended and (warning := spending.undefended_warning(plan.budget_s, defended_s=defended_s)):
             (simulated(say) if plan.is_simulated else say)(warning)
+    for warning in thin_warnings(plan.objectives, plan.scenario, profile=plan.profile, shape=plan.model.shape):
+        (simulated(say) if plan.is_simulated else say)(warning)
     with recorded(
         results=results,
         kind="tune",

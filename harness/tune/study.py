@@ -27,6 +27,7 @@ from harness.tune.defence import Defender
 from harness.tune.launches import Launched, Launcher, never
 from harness.tune.objectives import Scores, aimed_levels, front, telling_order, together, unmet_note, users_text
 from harness.tune.plan import Plan, defaults_suffix, role_of, spec_for
+from harness.tune.resolution import too_few
 from harness.tune.rules import finalists_of, repeats_of
 from harness.tune.spending import first_guess
 from harness.tune.start import worker_name
@@ -349,9 +350,7 @@ class Study:
                 mine = [cell for cell in cells if cell.users == users]
                 count = sum(self.scores.logarithm(cell, one) is not None for cell in mine)
                 if count < 2:
-                    doubts = sorted({reason for cell in mine for reason in cell.reasons}) or [
-                        "too few requests in a repeat for this figure"
-                    ]
+                    doubts = sorted({reason for cell in mine for reason in cell.reasons}) or [too_few(mine, one)]
                     raise MeasurementInvalid(
                         f"the baseline has {count} valid repeats of {one.metric} at {users_text((users,))}, "
                         f"2 are needed: {'; '.join(doubts)}",
