@@ -3,6 +3,7 @@
 HarnessError                   1  our bug, where nothing better is known
 ├── UsageError                 2  a flag, a name or a file that cannot be used
 │   ├── ConfigInvalid          2  a TOML file, with the file and the key
+│   ├── DiskFull               2  a disk that takes no more; what was written before is whole
 │   └── ModelUnavailable       2  a model that cannot be fetched: network, licence, missing package
 ├── EngineError                3  a server that could not be started or did not last
 │   ├── EngineNotFound         3  not installed, or not where it was said to be
@@ -41,6 +42,10 @@ class UsageError(HarnessError):
 
 class ConfigInvalid(UsageError):
     """A TOML file that does not say what it must; the message names file and key."""
+
+
+class DiskFull(UsageError):
+    """A disk that takes no more; whatever was written before is whole."""
 
 
 class ModelUnavailable(UsageError):

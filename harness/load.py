@@ -54,6 +54,8 @@ WORKERS_WAIT_S: Final = 60
 """So long a fleet may take to be complete before a cell."""
 WRITE_FAILED: Final = os.EX_IOERR
 """Exit code of a Locust process that could not write its records."""
+UNWRITTEN: Final = "the client could not write its records"
+"""How the reason begins of a cell that this happened to."""
 WORKER_LOST: Final = os.EX_UNAVAILABLE
 """Exit code of a Locust master that has lost a worker."""
 
@@ -121,7 +123,7 @@ def unwritable(why: str, *, folder: Path) -> str:
     """The sentence for records that could not be written."""
     with contextlib.suppress(OSError):
         why += f"; {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there"
-    return f"the client could not write its records to {folder}: {why}"
+    return f"{UNWRITTEN} to {folder}: {why}"
 
 
 # ---------------------------------------------------------------- how many processes, and for how long

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 
 from harness import __version__, telemetry
-from harness.errors import HarnessError, UsageError
+from harness.errors import DiskFull, HarnessError
 from harness.records import Cell, EngineFacts, Run, RunState, Scenario
-from harness.store import RESULTS_VERSION, RunFolder, calibration, new_run_id, without_password
+from harness.store import RESULTS_VERSION, RunFolder, calibration, new_run_id, on_disk, without_password
 
 
 class Recording:
@@ -65,17 +65,15 @@ class Recording:
                 self.update(notes=(*self.run.notes, text))
 
     def settle(self) -> None:
-        """Writes all that is not written yet. Raises: UsageError where the disk does not take it."""
+        """Writes all that is not written yet. Raises: DiskFull where the disk does not take it."""
         try:
-            self._write_cells()
-            with self._alone():
-                self.folder.write_run(self.run)
-        except OSError as error:
-            raise UsageError(
-                f"{self.folder.path} could not be written: {error.strerror or error}; "
-                f"{len(self._waiting)} cells are lost, those before are there",
-                hint="make room on that disk, or choose another folder with --results",
-            ) from error
+            with on_disk(self.folder.path):
+                self._write_cells()
+                with self._alone():
+                    self.folder.write_run(self.run)
+        except DiskFull as error:
+            lost = f"{len(self._waiting)} cells are lost, those before are there"
+            raise DiskFull(f"{error.message}; {lost}", hint=error.hint) from error
 
     def _write_cells(self) -> None:
         while self._waiting:
@@ -120,7 +118,8 @@ def kept(recording: Recording) -> Iterator[Recording]:
         recording.update(state=RunState.RUNNING, error="", ended_utc=None)
         recording.settle()
         try:
-            yield recording
+            with on_disk(recording.folder.path):
+                yield recording
             recording.settle()
         except BaseException as error:
             is_interrupt = isinstance(error, KeyboardInterrupt)

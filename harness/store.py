@@ -4,17 +4,18 @@ Every cell and trial is appended as it ends, so that whatever ends a run loses a
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
-from harness.errors import ResultsUnreadable, UsageError
+from harness.errors import DiskFull, ResultsUnreadable, UsageError
 from harness.records import Calibration, Cell, DefenceLaunch, Host, Record, Run, TelemetrySample, Trial
 
 # The history of RESULTS_VERSION; raise it when old figures stop being comparable or readable.
@@ -27,6 +28,9 @@ CUT_OFF = ", cut off"
 
 CALIBRATION = "calibration.json"
 """Beside the runs: the client's own error on this machine, as `harness doctor` found it."""
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+"""Errors of a disk that takes no more, whatever is written to it."""
 
 R = TypeVar("R", bound=Record)
 
@@ -110,9 +114,7 @@ class RunFolder:
 
     def write_run(self, run: Run) -> None:
         """Replaces run.json at once."""
-        draft = self.path / "run.json.tmp"
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
-        draft.replace(self.path / "run.json")
+        replace(self.path / "run.json", msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
 
     def append_cell(self, cell: Cell) -> None:
         """Adds one cell to cells.jsonl, on disk before this returns."""
@@ -176,9 +178,7 @@ class RunFolder:
                 else cell
                 for cell in self.cells()
             ]
-            draft = path.with_suffix(".tmp")
-            draft.write_bytes(b"".join(msgspec.json.encode(cell) + b"\n" for cell in cells))
-            draft.replace(path)
+            replace(path, b"".join(msgspec.json.encode(cell) + b"\n" for cell in cells))
 
     def trials(self) -> tuple[Trial, ...]:
         """In the order asked, whoever of several workers was done first. Raises: ResultsUnreadable."""
@@ -192,6 +192,39 @@ class RunFolder:
     def defence(self) -> tuple[DefenceLaunch, ...]:
         """The launches of the defence in their order. Raises: ResultsUnreadable."""
         return lines(self.path / "defence.jsonl", DefenceLaunch)
+
+
+# ---------------------------------------------------------------- how files are written
+
+
+@contextlib.contextmanager
+def on_disk(folder: Path) -> Iterator[None]:
+    """Around what is written there. Raises: DiskFull, in the place of an OSError that may not even name a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DiskFull(
+            f"{error.filename or folder} could not be written: {error.strerror}", hint="make room on that disk"
+        ) from error
+
+
+def replace(path: Path, body: bytes, *, mode: int | None = None) -> None:
+    """Writes the file at once: a reader finds the old one or the new one, and a full disk leaves the old one.
+
+    Args:  mode: of the file. None: as the user's umask has it.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_bytes(body)
+        if mode is not None:
+            draft.chmod(mode)
+        draft.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
 
 
 def append(path: Path, record: Record) -> None:
@@ -238,11 +271,10 @@ def host_title(host: Host) -> str:
 
 def write_calibrations(results: Path, found: Iterable[Calibration]) -> None:
     """Replaces the calibrations beside the runs at once. Raises: UsageError where they cannot be written."""
-    draft = results / f"{CALIBRATION}.tmp"
     try:
         results.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(tuple(found)), indent=2) + b"\n")
-        draft.replace(results / CALIBRATION)
+        body = msgspec.json.format(msgspec.json.encode(tuple(found)), indent=2) + b"\n"
+        replace(results / CALIBRATION, body)
     except OSError as error:
         raise UsageError(
             f"cannot write to {results}: {error.strerror}", hint="choose another folder with --results"

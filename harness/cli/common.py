@@ -157,7 +157,11 @@ reports_option = click.option(
 
 def write_report(folder: RunFolder, out: Path) -> Path:
     """The run's page; made from its folder alone."""
-    return report.render(folder.run(), folder.cells(), folder.trials(), launches=folder.defence(), out=out)
+    try:
+        return report.render(folder.run(), folder.cells(), folder.trials(), launches=folder.defence(), out=out)
+    except UsageError as error:
+        error.hint = f"all that was measured is in {folder.path}; its page: harness report {folder.id} --out FOLDER"
+        raise
 
 
 def untrusted(cells: Sequence[Cell]) -> MeasurementInvalid | None:

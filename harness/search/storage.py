@@ -39,16 +39,21 @@ Say = Callable[[str], None]
 
 
 class Flock(JournalFileOpenLock):
-    """A lock that the kernel frees with its process, however that ends; Optuna's own waits 30 s for a dead one."""
+    """A lock that the kernel frees with its process, however that ends; Optuna's own waits 30 s for a dead one.
+
+    Whoever has it finds whole lines: a line that is glued to half a one makes the journal unreadable, and a killed
+    worker or a full disk leaves half ones behind.
+    """
 
     def __init__(self, journal: Path) -> None:
-        self._path = journal.with_name(f"{journal.name}.flock")
+        self._journal, self._path = journal, journal.with_name(f"{journal.name}.flock")
         self._held: IO[str] | None = None
 
     def acquire(self) -> bool:
         """Waits for it."""
         self._held = self._path.open("w")
         fcntl.flock(self._held, fcntl.LOCK_EX)
+        drop_half_line(self._journal)
         return True
 
     def release(self) -> None:
@@ -159,13 +164,7 @@ def _refuse_foreign(study: optuna.Study, where: str, *, objectives: int) -> None
 
 
 def _journal(path: Path) -> BaseStorage:
-    lock = Flock(path)
-    lock.acquire()
-    try:
-        drop_half_line(path)  # else the next line would be glued to it, and no line be readable
-    finally:
-        lock.release()
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=Flock(path)))
 
 
 def _tables(url: str, **options: Any) -> optuna.storages.RDBStorage:

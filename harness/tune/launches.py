@@ -6,10 +6,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from harness import bench
+from harness import bench, load
 from harness.bench import Part
 from harness.engines import Engine
 from harness.errors import (
+    DiskFull,
     EngineBadFlag,
     EngineContextTooLong,
     EngineCrashed,
@@ -87,6 +88,13 @@ class Launched:
 def is_environmental(error: EngineError) -> bool:
     """Whether other programs are to blame, so that nothing can be learned of the flags."""
     return isinstance(error, EnginePortTaken) or (isinstance(error, EngineOutOfMemory) and error.is_environmental)
+
+
+def refuse_unwritten(cell: Cell) -> None:
+    """Raises: DiskFull, which says nothing of the flags: the candidate must be measured again."""
+    for reason in cell.reasons:
+        if reason.startswith(load.UNWRITTEN):
+            raise DiskFull(reason, hint="make room on that disk")
 
 
 def never(cells: Sequence[Cell], is_whole: bool) -> str:  # noqa: ARG001, FBT001 - a judge that never stops
@@ -190,6 +198,7 @@ class Launcher:
             into.append(running.cell(self._scenario, level, repeat=repeat))
             if running.death is not None:
                 return ""
+            refuse_unwritten(into[-1])
             if reason := judge(into, repeat == repeats):
                 return reason
         return ""

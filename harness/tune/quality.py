@@ -7,6 +7,7 @@ from typing import Final
 import httpx
 import msgspec
 
+from harness import store
 from harness.engines import Engine
 from harness.errors import EngineCrashed
 from harness.records import Estimate, Flags
@@ -118,10 +119,7 @@ def path_of(folder: Path, name: str) -> Path:
 
 def keep(folder: Path, name: str, said: Sequence[str]) -> None:
     """Writes them at once."""
-    path = path_of(folder, name)
-    draft = path.with_suffix(".tmp")
-    draft.write_bytes(msgspec.json.encode(tuple(said)))
-    draft.replace(path)
+    store.replace(path_of(folder, name), msgspec.json.encode(tuple(said)))
 
 
 def known(folder: Path, name: str) -> tuple[str, ...] | None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 
 from harness import telemetry
-from harness.errors import EngineError, UsageError
+from harness.errors import DiskFull, EngineError, UsageError
 from harness.progress import Say
 from harness.recording import Recording, kept, recorded
 from harness.records import Host
-from harness.store import RunFolder, without_password
+from harness.store import RunFolder, on_disk, without_password
 from harness.tune import spending
 from harness.tune import workers as team
 from harness.tune.objectives import aimed_levels
@@ -132,11 +132,13 @@ def resumable(recording: Recording, *, say: Say) -> Iterator[None]:
     """Says how the search goes on, where it is interrupted."""
     again = f"harness tune --resume {recording.folder.id}"
     try:
-        yield
+        with on_disk(recording.folder.path):
+            yield
+            recording.settle()
     except KeyboardInterrupt:
         say(f"everything measured is kept; go on with: {again}")
         raise
-    except EngineError as error:
-        if recording.folder.trials():
+    except (DiskFull, EngineError) as error:
+        if recording.folder.trials() or isinstance(error, DiskFull):
             error.hint = f"{error.hint}; then go on with: {again}" if error.hint else f"go on with: {again}"
         raise

@@ -13,7 +13,7 @@ import msgspec
 
 from harness.errors import HarnessError
 from harness.recording import Recording
-from harness.store import RunFolder
+from harness.store import RunFolder, on_disk
 from harness.tune.study import Study
 from harness.tune.workers import Job, Word
 from harness.tune.world import world_of
@@ -51,7 +51,8 @@ def work(job: Job) -> None:
     recording = Recording(folder, folder.run(), is_shared=True)
     world = world_of(job.plan, folder, storage=job.storage, worker=job.worker)
     study = Study(job.plan, recording, say=says, world=world, worker=job.worker, spent_s=job.spent_s)
-    study.search_as_worker(Path(job.results))
+    with on_disk(folder.path):
+        study.search_as_worker(Path(job.results))
     recording.settle()
 
 

@@ -1,13 +1,16 @@
 """A run on disk: what a kill leaves behind, what is refused, what is found."""
 
+import re
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from harness.errors import ResultsUnreadable, UsageError
+from harness.errors import DiskFull, ResultsUnreadable, UsageError
 from harness.records import Cell, CellState, DefenceLaunch, Host, Outcome, Run, RunState, TelemetrySample, Trial
-from harness.store import CUT_OFF, RESULTS_VERSION, RunFolder, find_run, new_run_id
+from harness.store import CUT_OFF, RESULTS_VERSION, RunFolder, find_run, new_run_id, on_disk, replace
 
 
 def run_record(run_id: str = "r", *, version: int = RESULTS_VERSION) -> Run:
@@ -52,6 +55,45 @@ def written(results: Path, *names: str) -> None:
     """Run folders of these names, with no more than a run.json."""
     for name in names:
         RunFolder(results / name).create().write_run(run_record(name))
+
+
+# ---------------------------------------------------------------- a disk that takes no more
+
+
+@pytest.fixture
+def no_more_than() -> Iterator[Callable[[int], None]]:
+    """Sets the most bytes that a file of this process may grow to, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda count: resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, no_more_than: Callable[[int], None]) -> None:
+    replace(tmp_path / "run.json", b"old")
+    no_more_than(1000)
+    with pytest.raises(OSError, match="File too large"):
+        replace(tmp_path / "run.json", b"n" * 2000)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("run.json", b"old")]
+
+
+def fill(folder: RunFolder) -> None:
+    while True:
+        folder.append_trial(trial())
+
+
+def test_a_full_disk_is_named_although_the_system_does_not(
+    folder: RunFolder, no_more_than: Callable[[int], None]
+) -> None:
+    no_more_than(1000)
+    why = f"^{re.escape(str(folder.path))} could not be written: File too large"
+    with pytest.raises(DiskFull, match=why), on_disk(folder.path):
+        fill(folder)
+    assert all(one == trial() for one in folder.trials()), "half a line is no trial"
+
+
+def test_other_errors_of_the_system_are_no_full_disk(folder: RunFolder) -> None:
+    with pytest.raises(FileNotFoundError), on_disk(folder.path):
+        (folder.path / "nothing").read_bytes()
 
 
 # ---------------------------------------------------------------- lines

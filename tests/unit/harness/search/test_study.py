@@ -297,6 +297,17 @@ def test_a_storage_that_is_no_study_is_refused(tmp_path: Path) -> None:
         search_in(tmp_path)
 
 
+def test_half_a_line_that_another_worker_left_is_not_glued_to_the_next(tmp_path: Path) -> None:
+    """A full disk or kill −9 cut it off, while this one has the journal open; glued, nobody could read any of it."""
+    search = search_in(tmp_path, worker="one")
+    first = search.ask()
+    with (tmp_path / "study.journal").open("a") as journal:
+        journal.write('{"op_code": 4, "worker_')
+    search.tell(first.ticket, (0.1,), constraints={})
+    second = search.ask()
+    assert search_in(tmp_path, worker="two").ask().flags not in (first.flags, second.flags)
+
+
 @pytest.mark.parametrize("line", ['{"op_code": 99}', "[]", '{"op_code": 0}', "7", '{"op_code": 4, "worker_id": "w"}'])
 def test_a_journal_with_a_line_that_nobody_writes_is_refused(tmp_path: Path, line: str) -> None:
     search_in(tmp_path)

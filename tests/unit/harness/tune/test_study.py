@@ -9,7 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness import load
 from harness.errors import (
+    DiskFull,
     EngineContextTooLong,
     EngineCrashed,
     EngineHung,
@@ -438,6 +440,22 @@ def test_a_study_that_is_killed_at_any_moment_comes_to_the_same_end(tmp_path, mo
     assert again.launches == engines.launches[-len(again.launches) :]
     counted = [cell for cell in made.recording.folder.cells() if not cell.role.endswith(CUT_OFF)]
     assert len(counted) == len(whole.recording.folder.cells())
+
+
+def test_a_full_disk_costs_no_candidate_its_trial(tmp_path):
+    """What was not recorded tells nothing of flags: the study ends, and measures the candidate when there is room."""
+    why = load.unwritable("No space left on device", folder=tmp_path)
+    engines = FakeEngines(better_with_128, spoils=lambda flags, _: (why,) if flags.get("max-num-seqs") == 128 else ())
+    made, search, _ = study(plan(trials=3), tmp_path / "run", engines, settings_of(64, 128, 256))
+    with pytest.raises(DiskFull, match="No space left on device") as caught, resumable(made.recording, say=print):
+        made.go_on(tmp_path)
+    assert "harness tune --resume run" in caught.value.hint
+    assert [trial.number for trial in made.recording.folder.trials()] == [0, 1]
+    assert search.returned == [2]
+    again, _ = gone_on(tmp_path)
+    assert [trial.flags for trial in again.recording.folder.trials()][1:] == settings_of(64, 128, 256)
+    assert again.recording.folder.trials()[2].outcome == Outcome.MEASURED
+    assert again.recording.run.preset.flags == {"max-num-seqs": 128}
 
 
 def test_a_study_that_goes_on_counts_the_time_that_was_spent(tmp_path):

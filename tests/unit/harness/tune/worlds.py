@@ -131,7 +131,7 @@ class FakeEngines:
     """Launches and measures on a clock of its own, with noise of launches and of repeats.
 
     Args:  truth: of each setting. fails: the error that a launch ends with, by flags and how many launches there were;
-           None: it starts. dies: the same under a load.
+           None: it starts. dies: the same under a load. spoils: why its cell counts for nothing, the same way.
     """
 
     def __init__(
@@ -144,10 +144,11 @@ class FakeEngines:
         launch_s: float = LAUNCH_S,
         fails: Callable[[Flags, int], BaseException | None] = lambda flags, launches: None,
         dies: Callable[[Flags, int], EngineError | None] = lambda flags, users: None,
+        spoils: Callable[[Flags, int], tuple[str, ...]] = lambda flags, users: (),
     ) -> None:
         self.truth, self.seed, self.launch_s = truth, seed, launch_s
         self.launch_noise, self.repeat_noise = launch_noise, repeat_noise
-        self.fails, self.dies = fails, dies
+        self.fails, self.dies, self.spoils = fails, dies, spoils
         self.now_s = 0.0
         self.pauses: list[float] = []
         self.launches: list[tuple[str, int]] = []
@@ -193,8 +194,9 @@ class Running:
         cell = Cell(
             engine="vllm", title="vLLM", role=part.role, model="m", scenario=scenario.name, users=level.users,
             block=part.block, repeat=repeat, state=CellState.FAILED, requests_file=f"requests/{part.role}",
+            reasons=engines.spoils(part.spec.flags, level.users),
         )  # fmt: skip
-        if self.death is None:
+        if self.death is None and not cell.reasons:
             draws = random.Random(f"{engines.seed}/{part.role}/{part.block}/{level.users}/{repeat}")
             factor = math.exp(self._launch + draws.gauss(0.0, engines.repeat_noise))
             tok_s = engines.truth(part.spec.flags, level.users) * factor
