@@ -43,6 +43,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigInvalid(f"{path}: cannot be read: {error.strerror}", hint="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"{path}: not valid TOML: {error}", hint="mend the line it names") from error
+    except RecursionError as error:
+        raise ConfigInvalid(f"{path}: brackets within brackets, too deep to read", hint="mend the file") from error
 
 
 def convert(raw: object, kind: type[T], *, path: Path, table: str = "") -> T:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import yaml
 from packaging.version import InvalidVersion, Version
 
-from harness import config, models, presets
+from harness import config, models, presets, store
 from harness.engines.flags import ENTRY, words
 from harness.errors import UsageError
 from harness.records import Flags, FlagValue, GpuProfile, ModelEntry, Preset
@@ -379,10 +379,7 @@ def text(job: Job, kind: str) -> str:
 
 def write(content: str, path: Path, *, is_program: bool) -> None:
     """Replaces the file at once. Raises: UsageError."""
-    draft = path.with_name(f"{path.name}.tmp")
     try:
-        draft.write_text(content, encoding="utf-8")
-        draft.chmod(0o755 if is_program else 0o644)
-        draft.replace(path)
+        store.replace(path, content.encode(), mode=0o755 if is_program else 0o644)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", hint="choose another file with --out") from error

@@ -25,10 +25,23 @@ from harness.stats import estimate, pairing
 PUBLISHED: Final = config.HERE / "presets"
 ANY_PRESET: Final = "--any-preset"
 FLAG_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_.][A-Za-z0-9]+)*")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+"""Of a card, a model or a run: nothing that a path, a command line or a terminal would take for something else."""
 NO_SETTINGS: Final = frozenset(
-    {"host", "port", "uds", "model", "served-model-name", "api-key", "ssl-keyfile", "ssl-certfile", "config"}
-)
-"""Flags of vLLM that say where it listens and to whom: never a preset's to set."""
+    {
+        # where it listens, to whom, and what it serves
+        "host", "port", "uds", "root-path", "model", "model-tag", "served-model-name", "config", "api-key",
+        "ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "ssl-cert-reqs", "ssl-ciphers", "enable-ssl-refresh",
+        "allow-credentials", "allowed-origins", "allowed-methods", "allowed-headers", "allowed-local-media-path",
+        "allowed-media-domains", "download-dir", "hf-token",
+        # programs of others that it would run
+        "trust-remote-code", "middleware", "tool-parser-plugin", "reasoning-parser-plugin", "io-processor-plugin",
+        "logits-processors", "worker-cls", "worker-extension-cls", "scheduler-cls",
+    }
+)  # fmt: skip
+"""Flags of vLLM that say where it listens and to whom, or what else it runs: never a preset's to set."""
+LIMITLESS: Final = -1
+"""What vLLM takes for "as much as there is", as in --max-model-len -1."""
 FIGURE_METRICS: Final = ("output_tok_s", "ttft_s.p50", "itl_s.p50", "e2e_s.p50", "e2e_s.p95")
 
 
@@ -115,15 +128,8 @@ def read_preset(path: Path) -> Preset:
 
 def faults(preset: Preset) -> Iterator[tuple[str, str]]:
     """Key and fault of each value that is of the right type and yet none."""
-    for name, value in preset.flags.items():
-        if not FLAG_NAME.fullmatch(name):
-            yield f"flags.{name}", "is no name of a flag"
-        if name.replace("_", "-") in NO_SETTINGS:
-            yield f"flags.{name}", "is for who starts vLLM to say, not for a preset"
-        if isinstance(value, float) and not math.isfinite(value):
-            yield f"flags.{name}", f"is {value}"
-        if isinstance(value, str) and "\0" in value:
-            yield f"flags.{name}", "has a zero byte, which no command line can"
+    yield from faults_of_names(preset)
+    yield from faults_of_flags(preset.flags)
     try:
         SpecifierSet(preset.vllm_versions)
     except InvalidSpecifier:
@@ -132,16 +138,52 @@ def faults(preset: Preset) -> Iterator[tuple[str, str]]:
     for place, row in enumerate(preset.figures):
         figures += [(f"figures[{place}].value", row.value), (f"figures[{place}].ratio", row.ratio)]
     for key, figure in figures:
-        if figure is not None and not figure.low <= figure.value <= figure.high:
+        if figure is None:
+            continue
+        if not figure.low <= figure.value <= figure.high:
             yield key, f"{figure.value} is not between {figure.low} and {figure.high}"
+        elif not (figure.low > 0 and figure.high < math.inf and 0 < figure.confidence < 1 and figure.n > 0):
+            yield key, "is no figure: above 0, with a confidence between 0 and 1, of at least one value"
+
+
+def faults_of_names(preset: Preset) -> Iterator[tuple[str, str]]:
+    """Names that become a part of paths and of commands, and texts that a terminal would take for orders."""
+    for key, name in (("gpu", preset.gpu), ("model", preset.model), ("run", preset.run)):
+        if not NAME.fullmatch(name) and (name or key != "run"):
+            yield key, f"{name!r} is no name"
+    for key in ("vllm_version", "gpu_title", "created_utc", "driver", "harness_version", "precision"):
+        if not getattr(preset, key).isprintable():
+            yield key, "has characters that cannot be printed"
+
+
+def faults_of_flags(flags: Flags) -> Iterator[tuple[str, str]]:
+    """Flags that are none, that are not a preset's to set, or that are there twice."""
+    seen: dict[str, str] = {}
+    for name, value in flags.items():
+        key, plain = f"flags.{one_line(name)}", name.replace("_", "-")
+        if not FLAG_NAME.fullmatch(name):
+            yield key, "is no name of a flag"
+        if is_not_its_to_set(plain.removeprefix("no-").partition(".")[0]):
+            yield key, "is for who starts vLLM to say, not for a preset"
+        if (other := seen.setdefault(plain.removeprefix("no-"), name)) != name:
+            yield key, f"is the same flag as {other}"
+        if isinstance(value, float) and not math.isfinite(value):
+            yield key, f"is {value}"
+        if not isinstance(value, str) and value < 0 and value != LIMITLESS:
+            yield key, f"is {value}, under 0"
+        if isinstance(value, str) and "\0" in value:
+            yield key, "has a zero byte, which no command line can"
+
+
+def is_not_its_to_set(name: str) -> bool:
+    """Whether vLLM would take it for one of `NO_SETTINGS`: its argparse knows a flag by any beginning of its name."""
+    return bool(name) and any(known.startswith(name) for known in NO_SETTINGS)
 
 
 def write_preset(preset: Preset, path: Path) -> None:
     """Replaces the file at once, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(as_toml(preset), encoding="utf-8")
-    draft.replace(path)
+    store.replace(path, as_toml(preset).encode())
 
 
 def as_toml(preset: Preset) -> str:

@@ -8,7 +8,7 @@ from harness import config, engines, export, presets, telemetry
 from harness.cli.common import cli, closing, output_options, say
 from harness.cli.machine import any_preset_option
 from harness.errors import EngineNotFound, UsageError
-from harness.records import Preset
+from harness.records import Flags, Preset
 
 
 @cli.command("export")
@@ -54,9 +54,11 @@ def export_command(
     found = presets.named(wanted, results=results, model=None)
     preset = found.preset
     model, entry = export.model_source(source, preset=preset)
-    python, version = (None, None) if kind == "compose" else interpreter(vllm_python)
+    install = None if kind == "compose" else interpreter(vllm_python)
     if kind == "compose":
         version = preset.vllm_version if image is None else export.version_in(image)
+    else:
+        version = None if install is None else install.version
     version = vllm_version or version
     card = config.gpu_profile(gpu).name if gpu is not None else card_here()
     use = presets.Use(gpu=card, model=entry.name if entry else None, vllm_version=version)
@@ -69,10 +71,11 @@ def export_command(
         source=model,
         is_gated=entry is not None and entry.is_gated,
         port=port,
-        python=python,
+        python=vllm_python if install is None else str(install.python),
         image=image,
         notes=notes,
     )
+    refuse_settings(job.flags, install=None if vllm_version else install)
     text = export.text(job, kind)
     if out is not None:
         export.write(text, out, is_program=kind == "shell")
@@ -91,18 +94,29 @@ def export_command(
     return 0
 
 
-def interpreter(wanted: str | None) -> tuple[str | None, str | None]:
-    """vLLM's interpreter and version as far as they are known here; one that is named need not be on this machine.
+def interpreter(wanted: str | None) -> engines.Install | None:
+    """vLLM's interpreter and version. None: not known here; one that is named need not be on this machine.
 
     Raises: EngineNotFound: it is here, and has no vLLM.
     """
     try:
-        install = engines.find_vllm(wanted)
+        return engines.find_vllm(wanted)
     except EngineNotFound:
         if wanted is not None and Path(wanted).exists():
             raise
-        return wanted, None
-    return str(install.python), install.version
+        return None
+
+
+def refuse_settings(flags: Flags, *, install: engines.Install | None) -> None:
+    """Nothing, where vLLM would start with them, as far as that can be known here.
+
+    Args:   install: the vLLM that will run. None: it is not here, or another one will run.
+    Raises: UsageError: any vLLM would refuse them.  EngineBadFlag: this one does not know a flag.
+    """
+    if refused := engines.violations(flags, model_max_len=None, needed_tokens=None):
+        raise UsageError(f"vLLM would refuse these settings: {'; '.join(refused)}", hint="mend the preset")
+    if install is not None and install.python.exists():
+        engines.check_known(flags, engines.known_flags(install), install=install)
 
 
 def card_here() -> str | None:

@@ -25,6 +25,7 @@ __all__ = [
     "LAUNCH",
     "Engine",
     "Install",
+    "check_known",
     "failure",
     "find_ollama",
     "find_vllm",

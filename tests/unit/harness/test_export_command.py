@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness import engines, export, presets, telemetry
 from harness.cli import cli
 from harness.engines.flags import Install
-from harness.errors import EngineNotFound, UsageError
+from harness.errors import EngineBadFlag, EngineNotFound, UsageError
 from harness.records import Estimate, Preset
 
 FLAGS = {"max-num-seqs": 128, "enforce-eager": True}
@@ -114,6 +115,24 @@ def test_a_vllm_that_is_on_another_machine_is_not_judged(
     assert "python=python3\n" in capsys.readouterr().out
     with pytest.raises(EngineNotFound):  # it is here, and has no vLLM
         command(results, "h100", "--format", "shell", "--vllm-python", sys.executable)
+
+
+def test_flags_that_the_vllm_here_does_not_know_or_would_refuse_are_refused(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by a unit that fails at each start of the machine."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho '  --model MODEL'\necho '  --max-num-seqs N'\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(engines, "find_vllm", lambda program: Install(python=python, version="0.32.0"))
+    with pytest.raises(EngineBadFlag, match="does not know the flag --enforce-eager"):
+        command(results, "h100", "--format", "shell")
+    assert command(results, "h100", "--format", "shell", "--vllm-version", "0.32.5") == 0, "another one will run"
+    wrong = msgspec.structs.replace(preset(), flags={"max-num-seqs": 128, "max-num-batched-tokens": 64})
+    presets.write_preset(wrong, tmp_path / "p.toml")
+    with pytest.raises(UsageError, match="max-num-batched-tokens 64 is less than max-num-seqs 128"):
+        command(results, str(tmp_path / "p.toml"), "--format", "compose")
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,21 @@ def test_the_types_of_flags_survive(tmp_path: Path) -> None:
         ({"flags": {"dtype": "a\0b"}}, "flags.dtype"),
         ({"flags": {"gpu-memory-utilization": float("nan")}}, "flags.gpu-memory-utilization"),
         ({"vllm_versions": "newer"}, "vllm_versions"),
+        ({"flags": {"a\nhint: b": 1}}, "flags.a hint: b: is no name"),
+        ({"flags": {"trust-remote-code": True}}, "flags.trust-remote-code"),
+        ({"flags": {"middleware": "os.system"}}, "flags.middleware"),
+        ({"flags": {"hos": "0.0.0.0"}}, "flags.hos"),
+        ({"flags": {"max-num-seqs": 64, "max_num_seqs": 3}}, "is the same flag as max-num-seqs"),
+        ({"flags": {"enable-prefix-caching": True, "no-enable-prefix-caching": True}}, "is the same flag as"),
+        ({"flags": {"max-num-seqs": -64}}, "flags.max-num-seqs: is -64"),
+        ({"ratio": {**msgspec.to_builtins(WON), "low": -2.0}}, "ratio: is no figure"),
+        ({"ratio": {**msgspec.to_builtins(WON), "n": -3}}, "ratio: is no figure"),
+        ({"ratio": {**msgspec.to_builtins(WON), "confidence": 95.0}}, "ratio: is no figure"),
+        ({"run": "../../../etc"}, "run: '../../../etc' is no name"),
+        ({"run": "a" * 5000}, "is no name"),
+        ({"gpu": "$(reboot)"}, "gpu: '$(reboot)' is no name"),
+        ({"model": "a\nb"}, "model: 'a\\nb' is no name"),
+        ({"vllm_version": "0.32\x1b[2J"}, "vllm_version"),
         ({"model": 7}, "model"),
         ({"speed": 7}, "speed"),
     ],
@@ -147,7 +162,13 @@ def test_a_mistake_in_a_preset_is_told_with_file_and_key(tmp_path: Path, change:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("content", [b"gpu = ", b"\xff", b"", OLD.encode()[:200]])
+def test_what_is_as_long_as_it_may_be_is_no_mistake(tmp_path: Path) -> None:
+    one = preset(flags={"max-model-len": -1, "compilation-config.mode": 3, "model-loader-extra-config": "{}"})
+    presets.write_preset(one, tmp_path / "p.toml")
+    assert presets.read_preset(tmp_path / "p.toml") == one
+
+
+@pytest.mark.parametrize("content", [b"gpu = ", b"\xff", b"", OLD.encode()[:200], b"a = " + b"[" * 5000 + b"]" * 5000])
 def test_half_a_preset_is_told_with_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "p.toml").write_bytes(content)
     with pytest.raises(ConfigInvalid, match=r"p\.toml: "):
