@@ -1,10 +1,11 @@
 """`harness tune`: the baseline, then candidates, then a defended winner or the defaults; everything kept as it comes.
 
 `plan` says what is to be done and `world` where; `resolution` refuses what no figure can come of; `session` begins a
-study or goes on with one, if its files are `sound`. `study` is the search: `objectives` says what better means,
-`spending` what there is time for, `launches` measures one launch, `contest` gives up who cannot win. `workers` starts
-several processes that search at the same time, each a `worker`. `defence` measures the best again by the `rules`,
-`quality` compares answers, `crown` ends it.
+study or goes on with one, if its files are `sound`. `study` is the order of things: `defaults` is trial 0, `candidates`
+the search, each of them one of `attempts`, and `trials` what comes of it. `known` is what is on disk so far, `budget`
+what there is time for, by what `spending` says that launches cost. `objectives` says what better means, `launches`
+measures one launch, `contest` gives up who cannot win. `workers` starts several processes that search at the same time,
+each a `worker`. `defence` measures the best again by the `rules`, `quality` compares answers, `crown` ends it.
 """
 
 from harness.tune.crown import winner

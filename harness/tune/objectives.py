@@ -310,3 +310,10 @@ def unmet_note(trials: Sequence[Trial], one: Objective) -> str:
         f"No settings kept the objectives of service at {users_text(one.levels)}. The nearest were those of {who}: "
         f"of its requests {told}."
     )
+
+
+def told(trial: Trial, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
+    """The logarithm of each objective's ratio; of a stopped trial of what was measured. None: nothing to tell."""
+    found = [trial.objectives.get(one.name, trial.partial) for one in objectives]
+    known = [one for one in found if one is not None]
+    return tuple(math.log(one.value) for one in known) if len(known) == len(found) else None

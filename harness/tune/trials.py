@@ -1,13 +1,73 @@
-"""Trials in words, and failed launches as something to learn from."""
+"""Launches as trials, failed ones as something to learn from; and trials in words."""
 
 from collections.abc import Sequence
 
 from harness.errors import EngineContextTooLong, EngineError, EngineOutOfMemory
 from harness.progress import Say, clock_text
-from harness.records import Flags, Outcome, Trial
+from harness.records import Cell, Estimate, Flags, Outcome, Trial
 from harness.tune.contest import value_of
-from harness.tune.launches import OUTCOMES
-from harness.tune.plan import role_of
+from harness.tune.launches import OUTCOMES, Launched
+from harness.tune.objectives import Scores, together
+from harness.tune.plan import Plan, role_of
+
+
+def trial_of(
+    number: int,
+    flags: Flags,
+    launched: Launched,
+    *,
+    plan: Plan,
+    scores: Scores,
+    baseline: Sequence[Cell],
+    origin: str = "",
+) -> Trial:
+    """A launch that lived, with its figures.
+
+    Args:  baseline: the cells of trial 0; none where this is trial 0.
+    """
+    cells, goals = launched.cells, plan.objectives
+    ratios = {one.name: scores.ratio(baseline, cells, one) for one in goals if number}
+    objectives = {name: found for name, found in ratios.items() if found is not None}
+    whole = together(list(objectives.values())) if len(objectives) == len(goals) else None
+    doubts = sorted({reason for cell in cells for reason in cell.reasons})
+    if number and whole is None and not doubts and not launched.stopped:
+        unkept = [one for one in goals if scores.is_none_kept([*baseline, *cells], one)]
+        doubts = [
+            f"no request kept {', '.join(plan.slos)}, and none of the baseline's"
+            if unkept
+            else f"fewer than 2 valid repeats of {' or '.join(one.metric for one in goals)} at some load"
+        ]
+    outcome = Outcome.MEASURED if number == 0 or whole is not None else Outcome.INVALID
+    assert launched.facts is not None
+    return Trial(
+        number=number,
+        flags=flags,
+        outcome=Outcome.STOPPED if launched.stopped else outcome,
+        objective=whole,
+        reason="; ".join(filter(None, (launched.stopped, *doubts))),
+        log=launched.facts.log,
+        launch_s=launched.launch_s,
+        wall_s=launched.wall_s,
+        origin=origin,
+        objectives=objectives,
+        stopped=launched.stopped,
+        partial=partial_ratio(cells, baseline, plan=plan, scores=scores) if launched.stopped else None,
+        level_s=launched.level_s,
+        retries=launched.retries,
+        kept={text: found for one in goals if one.slos for text, found in scores.kept(cells, one).items()},
+    )
+
+
+def partial_ratio(cells: Sequence[Cell], baseline: Sequence[Cell], *, plan: Plan, scores: Scores) -> Estimate | None:
+    """The ratio to the baseline over the loads that were measured whole."""
+    counts = {users: sum(cell.users == users for cell in cells) for users in plan.users}
+    measured = {users for users, count in counts.items() if count == plan.repeats}
+    found = [
+        scores.ratio_at(baseline, cells, one, levels=[u for u in one.levels if u in measured])
+        for one in plan.objectives
+    ]
+    known = [one for one in found if one is not None]
+    return together(known) if known and len(known) == len(found) else None
 
 
 def failed_trial(number: int, flags: Flags, error: EngineError, *, wall_s: float) -> Trial:

@@ -82,7 +82,7 @@ def test_the_warning_comes_before_the_first_launch(tmp_path):
 
 def test_cells_without_the_figure_say_how_many_requests_they_had(tmp_path):
     made, _, _ = study(plan(objective="latency:ttft:p99"), tmp_path / "run", FakeEngines(), [])
-    made._measure_baseline()
+    made._defaults.measure()
     (one,) = made.objectives
     told = too_few(made.recording.folder.cells(), one)
     assert told == "a repeat had 300 requests, and the interval of this figure needs 368"

@@ -276,7 +276,7 @@ def test_a_budget_is_kept_to_a_tenth_and_the_defence_is_within_it(tmp_path_facto
     if budget_s < 1.2 * least_s + spending.CLOSING_S:
         return
     made, _, _ = study(asked, tmp_path_factory.mktemp("study") / "run", engines, settings_of(*range(100, 164)))
-    made._measure_baseline()
+    made._defaults.measure()
     engines.launch_s = launch_s * slow
     made.go_on(tmp_path_factory.mktemp("results"))
     assert engines.now_s <= 1.1 * budget_s

@@ -1,0 +1,121 @@
+"""One trial of a study: launched, judged while it is measured, written down and said."""
+
+import functools
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from harness import bench
+from harness.bench import Part, planned_steps
+from harness.progress import Progress
+from harness.records import Cell, Flags, Level, Trial
+from harness.search import Candidate
+from harness.tune.budget import Budget
+from harness.tune.contest import Contest
+from harness.tune.known import Known
+from harness.tune.launches import Launched, Launcher, never
+from harness.tune.objectives import Scores
+from harness.tune.plan import Plan, defaults_suffix, role_of, spec_for
+from harness.tune.trials import failed_trial, flags_text, trial_line, trial_of
+
+MIN_READY_S: Final = 300.0
+READY_FACTOR: Final = 3.0
+"""A launch that takes so many times as long as the slowest one hangs."""
+
+
+class Attempts:
+    """Launches of trials.
+
+    Args:  order: the loads of each launch. worker: of several. None: the one that starts them, or that is alone.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        known: Known,
+        budget: Budget,
+        launcher: Launcher,
+        progress: Progress,
+        *,
+        scores: Scores,
+        order: tuple[Level, ...],
+        worker: int | None,
+    ) -> None:
+        self._plan, self._known, self._budget, self._launcher, self._progress = plan, known, budget, launcher, progress
+        self._scores, self.order, self._worker = scores, order, worker
+        self._contest = Contest(
+            plan.objectives, plan.users, scores, trials=lambda: known.trials, cells_of=known.cells_of
+        )
+        self._steps = planned_steps(plan.engine, [plan.scenario], repeats=plan.repeats)
+
+    def tried(self, candidate: Candidate, number: int) -> Trial:
+        """One candidate, measured, stopped or failed, written and said. Raises: EngineError that is not its fault."""
+        self._progress.note(f"{role_of(number)} ({candidate.origin}): {flags_text(candidate.flags)}")
+        launched = self.measured(number, candidate.flags)
+        if launched.error is not None:
+            trial = failed_trial(number, candidate.flags, launched.error, wall_s=launched.wall_s)
+            trial = msgspec.structs.replace(
+                trial,
+                origin=candidate.origin,
+                launch_s=launched.launch_s,
+                died_under_users=launched.died_under.users if launched.died_under else None,
+                retries=launched.retries,
+            )
+        else:
+            trial = trial_of(
+                number,
+                candidate.flags,
+                launched,
+                plan=self._plan,
+                scores=self._scores,
+                baseline=self._known.cells_of(0),
+                origin=candidate.origin,
+            )
+        trial = msgspec.structs.replace(trial, worker=self._worker)
+        self._known.keep(trial, launched.cells)
+        self._progress.note(trial_line(trial, spent_s=self._budget.spent_s, budget_s=self._plan.budget_s))
+        self._skip_rest(launched)
+        return trial
+
+    def measured(self, number: int, flags: Flags) -> Launched:
+        """One launch and all its cells."""
+        plan = self._plan
+        spec = spec_for(plan, flags)
+        if number:
+            spec = msgspec.structs.replace(spec, ready_timeout_s=self._ready_timeout_s(spec.ready_timeout_s))
+        suffix = defaults_suffix(plan.profile) if number == 0 else f", trial {number}"
+        part = Part(spec=spec, role=role_of(number), title_suffix=suffix)
+        judge = functools.partial(self._judge, flags) if number else never
+        return self._launcher.measured(part, self.order, repeats=plan.repeats, judge=judge)
+
+    def _ready_timeout_s(self, most_s: float) -> float:
+        """A launch that hangs must not eat the budget."""
+        slowest_s = max((trial.launch_s for trial in self._known.trials if trial.launch_s is not None), default=most_s)
+        patient_s = min(most_s, max(MIN_READY_S, READY_FACTOR * slowest_s))
+        left_s = self._budget.search_left_s()
+        return patient_s if left_s is None else max(min(patient_s, left_s), slowest_s)
+
+    def _judge(self, flags: Flags, cells: Sequence[Cell], is_whole: bool) -> str:  # noqa: FBT001 - a judge
+        """Why to stop a candidate, after a cell; empty to go on."""
+        left_s = self._budget.search_left_s()
+        if left_s is not None and left_s < 0:
+            return "the budget has no more time for it"
+        return self._contest.hopeless(flags, cells) if is_whole else ""
+
+    def _skip_rest(self, launched: Launched) -> None:
+        """Takes the steps that a stopped or failed trial did not come to out of the time left."""
+        kinds = [kind for kind, _ in self._steps]
+        launch, *cells = kinds
+        done = {bench.cell_step(self._plan.engine, self._plan.scenario, level): 0 for level in self.order}
+        for cell in launched.cells:
+            for level in self.order:
+                if level.users == cell.users:
+                    done[bench.cell_step(self._plan.engine, self._plan.scenario, level)] += 1
+        if launched.facts is None:
+            self._progress.skip(launch)
+        for kind in cells:
+            if done[kind]:
+                done[kind] -= 1
+            else:
+                self._progress.skip(kind)
