@@ -163,6 +163,8 @@ class Defence(Record, frozen=True, kw_only=True):
     """So many had been tried when it began."""
     blocks: int
     """Launches of each side in the finals; where a budget has time left there are more."""
+    ablated: int = 0
+    """Flags for whose ablation time was kept during the finals."""
     looks: int = 1
     """How often the finals may be judged, for which their intervals allow. 2: time was kept for an ablation, and where
     nobody wins, so that there is nothing to ablate, the finals go on with it."""

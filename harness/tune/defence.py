@@ -126,28 +126,28 @@ class Defender:
         )
         if not hopeful:
             return fresh
-        left_s, one_s, ablation_s = self._left_s(), self._one_s(), self._ablation_s(hopeful[:3])
         shape = spending.finals_that_fit(
-            left_s, one_s=one_s, candidates=len(hopeful), ablation_s=ablation_s, tried=tried
+            self._left_s(),
+            one_s=self._one_s(),
+            candidates=len(hopeful),
+            flags=max(len(overrides(trial.flags, baseline=self._baseline.flags)) for trial in hopeful[:3]),
+            tried=tried,
         )
         if shape is None:
             reason = "The budget had no room to measure the best candidates again, so none of them is believed."
             return msgspec.structs.replace(fresh, reason=reason)
-        finalists, blocks = shape
-        finals_s = (1 + finalists) * blocks * one_s
-        is_ablation_kept = left_s is not None and ablation_s > 0 and left_s >= finals_s + ablation_s
         return msgspec.structs.replace(
             fresh,
-            finalists=tuple(trial.number for trial in hopeful[:finalists]),
-            blocks=blocks,
-            looks=2 if is_ablation_kept else 1,
+            finalists=tuple(trial.number for trial in hopeful[: shape.finalists]),
+            blocks=shape.blocks,
+            ablated=shape.ablated,
+            looks=2 if shape.ablated else 1,
             reason="",
         )
 
-    def _ablation_s(self, finalists: Sequence[Trial]) -> float:
-        """Kept for an ablation of whoever of them wins."""
-        most = max(len(overrides(trial.flags, baseline=self._baseline.flags)) for trial in finalists)
-        return spending.ablation_launches(most, blocks=spending.LEAST_BLOCKS) * self._one_s()
+    def _kept_s(self, state: Defence) -> float:
+        """For the ablation of whoever wins the finals."""
+        return spending.ablation_launches(state.ablated, blocks=spending.LEAST_BLOCKS) * self._one_s()
 
     def _keep(self, state: Defence) -> Defence:
         self._recording.update(defence=state)
@@ -161,8 +161,7 @@ class Defender:
         sides |= {f"trial {number}": self._trials[number].flags for number in state.finalists}
         self._said(f"finals: {' and '.join(sides)} in turns, {state.blocks} launches each, on other prompts")
         if FINALS not in state.extended:
-            kept_s = self._ablation_s([self._trials[number] for number in state.finalists]) if state.looks > 1 else 0.0
-            state = self._crowned(state, sides, kept_s=kept_s)
+            state = self._crowned(state, sides, kept_s=self._kept_s(state))
             if state.winner is not None or state.looks == 1 or self._are_all_refused(state) or not self._has_spare():
                 return state
             state = self._extended(state, FINALS)

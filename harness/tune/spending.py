@@ -61,6 +61,16 @@ class Split(Record, frozen=True, kw_only=True):
         return self.finals_s + self.ablation_s
 
 
+class Finals(Record, frozen=True, kw_only=True):
+    """What is launched in the finals, and what is kept of the time for afterwards."""
+
+    finalists: int
+    blocks: int
+    """Launches of each side."""
+    ablated: int
+    """Flags for whose ablation time is kept. 0: none, or there is no budget."""
+
+
 def first_guess(plan: Plan) -> Costs:
     """What launches cost, before there was one."""
     return guessed_costs(plan.scenario, plan.levels, launch_s=bench.LAUNCH_GUESS_S[plan.engine])
@@ -178,25 +188,26 @@ def split(budget_s: float, *, one_s: float) -> Split:
     return Split(finals_s=0.0, ablation_s=0.0)
 
 
-def finals_that_fit(
-    left_s: float | None, *, one_s: float, candidates: int, ablation_s: float, tried: int
-) -> tuple[int, int] | None:
-    """(finalists, launches of each side), with time for the ablation behind them where that is possible.
+def finals_that_fit(left_s: float | None, *, one_s: float, candidates: int, flags: int, tried: int) -> Finals | None:
+    """The finals, with time behind them for the ablation of all flags, of some, or of one, where that is possible.
 
     Args:     left_s: of the budget. None: there is none, and finals take no more launches than the search took.
-              candidates: for the finals, as many as there are. tried: candidates of the search.
+              candidates: for the finals, as many as there are. flags: of the winner, most likely. tried: candidates of
+              the search.
     Returns:  None: no finals fit, or there is no candidate.
     """
     if not candidates:
         return None
     shapes = list(dict.fromkeys((min(finalists, candidates), blocks) for finalists, blocks in FINALS))
     if left_s is None:
-        return next((one for one in shapes if (1 + one[0]) * one[1] <= tried), shapes[-1])
-    for kept_s in (ablation_s, 0.0):
+        finalists, blocks = next((one for one in shapes if (1 + one[0]) * one[1] <= tried), shapes[-1])
+        return Finals(finalists=finalists, blocks=blocks, ablated=0)
+    for ablated in dict.fromkeys((flags, min(flags, ABLATED_FLAGS), min(flags, 1), 0)):
+        kept_s = ablation_launches(ablated, blocks=LEAST_BLOCKS) * one_s
         for finalists, blocks in shapes:
             fits = int((left_s - kept_s) / ((1 + finalists) * one_s))
             if fits >= blocks:
-                return finalists, min(fits, MOST_BLOCKS)
+                return Finals(finalists=finalists, blocks=min(fits, MOST_BLOCKS), ablated=ablated)
     return None
 
 

@@ -22,13 +22,13 @@ def test_no_more_than_half_of_the_budget_is_kept_for_the_defence(budget_s, one_s
 
 @given(SECONDS, st.floats(0.0, 1e5), st.integers(0, 5), st.integers(0, 8), st.integers(1, 40))
 def test_finals_and_ablation_that_are_begun_fit_into_the_time(one_s, left_s, candidates, flags, tried):
-    ablation_s = ablation_launches(flags, blocks=1) * one_s
-    shape = finals_that_fit(left_s, one_s=one_s, candidates=candidates, ablation_s=ablation_s, tried=tried)
-    if shape is not None:
-        finalists, blocks = shape
-        assert 1 <= finalists <= candidates
-        assert blocks >= 2
-        assert (1 + finalists) * blocks * one_s <= left_s
+    found = finals_that_fit(left_s, one_s=one_s, candidates=candidates, flags=flags, tried=tried)
+    if found is not None:
+        assert 1 <= found.finalists <= candidates
+        assert found.blocks >= 2
+        assert 0 <= found.ablated <= flags
+        launches = (1 + found.finalists) * found.blocks + ablation_launches(found.ablated, blocks=2)
+        assert launches * one_s <= left_s * (1 + 1e-9)
     removed, blocks = ablation_that_fits(left_s, one_s=one_s, flags=flags)
     assert 0 <= removed <= flags
     assert blocks >= 2 or removed == 0, "one launch of a side decides nothing"
@@ -38,18 +38,38 @@ def test_finals_and_ablation_that_are_begun_fit_into_the_time(one_s, left_s, can
 @given(SECONDS, st.integers(1, 5), st.integers(1, 40))
 def test_more_time_never_gives_fewer_launches(one_s, candidates, tried):
     def launches(left_s: float) -> int:
-        shape = finals_that_fit(left_s, one_s=one_s, candidates=candidates, ablation_s=0.0, tried=tried)
-        return 0 if shape is None else (1 + shape[0]) * shape[1]
+        found = finals_that_fit(left_s, one_s=one_s, candidates=candidates, flags=0, tried=tried)
+        return 0 if found is None else (1 + found.finalists) * found.blocks
 
     assert sorted(map(launches, (0.0, 3 * one_s, 5 * one_s, 8 * one_s, 50 * one_s))) == list(
         map(launches, (0.0, 3 * one_s, 5 * one_s, 8 * one_s, 50 * one_s))
     )
 
 
+def shape(left_s: float | None, *, candidates: int, flags: int = 0, tried: int = 5) -> tuple[int, int]:
+    """Finalists and launches of each, where a launch takes a second."""
+    found = finals_that_fit(left_s, one_s=1, candidates=candidates, flags=flags, tried=tried)
+    assert found is not None
+    return found.finalists, found.blocks
+
+
+def ablated(left_s: float, *, flags: int) -> int:
+    found = finals_that_fit(left_s, one_s=1, candidates=3, flags=flags, tried=6)
+    assert found is not None
+    return found.ablated
+
+
+def test_where_time_is_short_some_flags_are_looked_at_rather_than_none():
+    # all five take 16 launches, three of them 12, one of them 4; the smallest finals take 4
+    assert [ablated(left_s, flags=5) for left_s in (20, 19, 16, 15, 8, 7)] == [5, 3, 3, 1, 1, 0]
+    assert shape(8, candidates=3, flags=5) == (1, 2)
+    assert shape(7, candidates=3, flags=5) == (2, 2)
+
+
 def test_without_a_budget_the_finals_take_no_more_launches_than_the_search():
-    assert finals_that_fit(None, one_s=1, candidates=3, ablation_s=0, tried=12) == (3, 3)
-    assert finals_that_fit(None, one_s=1, candidates=3, ablation_s=0, tried=9) == (2, 3)
-    assert finals_that_fit(None, one_s=1, candidates=3, ablation_s=0, tried=2) == (1, 2)
+    assert shape(None, candidates=3, tried=12) == (3, 3)
+    assert shape(None, candidates=3, tried=9) == (2, 3)
+    assert shape(None, candidates=3, tried=2) == (1, 2)
 
 
 def test_nothing_is_removed_where_there_is_no_flag():
@@ -116,9 +136,9 @@ def test_a_drift_falls_on_all_sides_alike(count, blocks):
 
 
 def test_time_that_no_candidate_can_use_goes_to_the_finals_and_to_the_ablation():
-    assert finals_that_fit(30.0, one_s=1, candidates=3, ablation_s=0, tried=5) == (3, 6)
-    assert finals_that_fit(19.0, one_s=1, candidates=5, ablation_s=0, tried=5) == (3, 4)
-    assert finals_that_fit(19.0, one_s=1, candidates=1, ablation_s=0, tried=5) == (1, 6)
+    assert shape(30.0, candidates=3, tried=5) == (3, 6)
+    assert shape(19.0, candidates=5, tried=5) == (3, 4)
+    assert shape(19.0, candidates=1, tried=5) == (1, 6)
     assert ablation_that_fits(21.0, one_s=1, flags=3) == (3, 3)
     assert ablation_that_fits(30.0, one_s=1, flags=3, least=4) == (3, 5)
     assert ablation_that_fits(11.0, one_s=1, flags=3) == (2, 2)
