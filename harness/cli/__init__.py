@@ -8,10 +8,12 @@ from typing import NoReturn
 
 import click
 
+from harness import interrupts
 from harness.cli.common import Interrupted, cli, say, told
 from harness.errors import HarnessError, UsageError
 
 AGAIN_S = 0.01
+INTERRUPTION = Interrupted("interrupted", hint="whatever was measured is kept in the results folder")
 
 
 # ---------------------------------------------------------------- the one place where exceptions end
@@ -21,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits with its code; every error is a sentence, a hint and a code."""
     words = list(sys.argv[1:] if argv is None else argv)
     is_json = "--json" in words
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)  # also where a script's `&` has had SIGINT ignored
+    for number in interrupts.heeded():
+        signal.signal(number, interrupt)
     signal.signal(signal.SIGALRM, interrupt)
     sys.unraisablehook = interrupted_again
     try:
@@ -38,22 +40,23 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         code = told(UsageError(error.format_message()), is_json=is_json)
     except (KeyboardInterrupt, click.Abort):
-        code = told(
-            Interrupted("interrupted", hint="whatever was measured is kept in the results folder"), is_json=is_json
-        )
+        code = told(INTERRUPTION, is_json=is_json)
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        code = told(
-            UsageError(
-                f"a file or folder failed:{where}: {error.strerror or error}", hint="make room, or check rights"
-            ),
-            is_json=is_json,
-        )
+        code = told(fault_of_system(error), is_json=is_json)
     except Exception as error:  # noqa: BLE001  the last resort, which says that it is one
         traceback.print_exc()
         bug = HarnessError(f"a bug of harness: {error!r}", hint="please report it with the lines above")
         code = told(bug, is_json=is_json)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def fault_of_system(error: OSError) -> HarnessError:
+    """What a file or folder did; or an interruption, after which click had a line end for a terminal that is gone."""
+    if isinstance(error.__context__, KeyboardInterrupt):
+        return INTERRUPTION
+    where = f" {error.filename}" if error.filename else ""
+    why = f"a file or folder failed:{where}: {error.strerror or error}"
+    return UsageError(why, hint="make room, or check rights")
 
 
 def interrupt(*_: object) -> NoReturn:

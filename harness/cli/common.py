@@ -30,8 +30,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def say(line: str) -> None:
-    """Progress and hints go to stderr; stdout is for the result alone."""
-    click.echo(line, err=True)
+    """Progress and hints go to stderr; stdout is for the result alone.
+
+    A terminal that was closed, or a pipe that nobody reads any more, ends nothing: what is measured counts more.
+    """
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
 
 
 def answer(document: object) -> None:

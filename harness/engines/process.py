@@ -21,6 +21,7 @@ from typing import BinaryIO, Final, Protocol, Self
 
 import psutil
 
+from harness import interrupts
 from harness.engines import watchdog
 from harness.errors import EngineError, EngineHung, EngineNotFound, EnginePortTaken
 
@@ -193,7 +194,7 @@ class _Watchdog:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM wait until the block is done; what it yields says whether one came.
+    """Ctrl-C, SIGTERM and a closed terminal wait until the block is done; what it yields says whether one came.
 
     Without this a second Ctrl-C would end the harness in the middle of stopping its engine.
     """
@@ -205,7 +206,7 @@ def _interrupts_held() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():  # no other thread is ever interrupted
         yield lambda: False
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in interrupts.heeded()}
     try:
         yield lambda: bool(came)
     finally:

@@ -12,6 +12,7 @@ from typing import Final
 
 import httpx
 
+from harness import interrupts
 from harness.engines import proxied, talk
 from harness.engines.process import STOP_GRACE_S, ProcessGroup, process_group
 from harness.engines.running import death
@@ -130,7 +131,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     def note(number: int, _frame: FrameType | None) -> None:
         came.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, note) for number in interrupts.heeded()}
     try:
         yield lambda: bool(came)
     finally:

@@ -156,14 +156,15 @@ def test_the_program_is_ended_when_the_block_fails(tmp_path: Path) -> None:
     assert living(pids(log, count=1)) == []
 
 
-def test_a_second_interrupt_cuts_the_wait_short_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_interrupt_cuts_the_wait_short_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     with driver(tmp_path, "--ignores-sigterm", "--grandchild", "same", grace_s=120) as (child, log):
         ids = pids(log, count=2)
         child.send_signal(signal.SIGINT)
         wait_for(lambda: "got SIGTERM" in log.read_text())
         assert living(ids) == ids, "one interrupt leaves time to end in order"
-        child.send_signal(signal.SIGINT)
-        assert child.wait(8) == -signal.SIGINT, "it did not leave that to the watchdog, which waits for ten seconds"
+        child.send_signal(number)
+        assert child.wait(8) == -number, "it did not leave that to the watchdog, which waits for ten seconds"
         assert living(ids) == []
 
 
