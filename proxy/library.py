@@ -165,6 +165,8 @@ async def show(request: Request) -> Response:
     except ModelNotFound:
         raise ModelNotFound(referenced(asked.target).name.short) from None
     answer = shown(model, system=asked.system or model.system, options=asked.options)
+    if (version := await model.upstream.version()) is not None:
+        answer["model_info"]["vllm.version"] = version
     if model.folder is not None:
         tensors = await asyncio.to_thread(weights.tensors, model.folder)
         if tensors and (asked.verbose or len(tensors) <= MAX_TENSORS):

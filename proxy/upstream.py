@@ -68,6 +68,10 @@ class _Cards(msgspec.Struct, frozen=True):
     data: list[_Card]
 
 
+class _Version(msgspec.Struct, frozen=True):
+    version: str
+
+
 class _Tokens(msgspec.Struct, frozen=True):
     tokens: list[int]
 
@@ -142,6 +146,14 @@ class Upstream:
         except (OllamaError, TimeoutError):
             return False
         return status == httpx.codes.OK
+
+    async def version(self) -> str | None:
+        """What vLLM calls itself; a simulated one says there that it is one. None: it does not say."""
+        try:
+            told = await self._asked("GET", "/version", None, _Version, timeout_s=QUICK_S)
+        except OllamaError:
+            return None
+        return told.version
 
     async def json(self, method: str, path: str, body: dict[str, object] | None, *, timeout_s: float | None) -> object:
         """The decoded answer to one question, if vLLM answers 2xx.

@@ -8,6 +8,7 @@ from typing import Final
 import httpx
 
 from harness.engines import ollama, talk
+from harness.engines.reference.spelling import REFERENCE
 from harness.engines.running import Engine
 from harness.errors import EngineModelNotFound, EngineNotFound
 from harness.records import LaunchSpec
@@ -37,15 +38,19 @@ def attached(spec: LaunchSpec, *, url: str) -> Iterator[Engine]:
                 f"the server at {url} has no model {wanted}", hint=f"it has: {', '.join(listed) or 'none at all'}"
             )
         dialect = "ollama" if api == "ollama" else _openai_dialect(http)
-        version = _version(http, dialect)
-        name = TITLES.get(dialect, "server")
-        if dialect == "ollama" and not _is_ollama_itself(http):
-            name = "a server with Ollama's API, not Ollama,"
+        version, behind = _version(http, dialect), _version_behind(http, dialect, wanted)
+        title = f"{TITLES.get(dialect, 'server')} {version}".rstrip()
+        if REFERENCE in (version, behind):
+            title = "reference engine"
+        elif behind:
+            title = f"vLLM {behind} behind a server with Ollama's API"
+        elif dialect == "ollama" and not _is_ollama_itself(http):
+            title = f"a server with Ollama's API, not Ollama, {version}".rstrip()
         resolved = ollama.resolved(http, wanted) if dialect == "ollama" else {}
     yield Engine(
         name=spec.engine or dialect,
-        title=f"{name} {version}".rstrip() + f" at {url}",
-        version=version,
+        title=f"{title} at {url}",
+        version=behind or version,
         url=url,
         api=api,
         dialect=dialect,
@@ -83,6 +88,24 @@ def _is_ollama_itself(http: httpx.Client) -> bool:
 
 
 def _version(http: httpx.Client, dialect: str) -> str:
-    path = {"vllm": "/version", "ollama": "/api/version"}.get(dialect)
+    """What it calls itself; empty where it does not say."""
+    path = {"vllm": "/version", "plain": "/version", "ollama": "/api/version"}.get(dialect)
     answer = talk.get_json(http, path) if path else None
     return str(answer.get("version", "")) if isinstance(answer, dict) else ""
+
+
+def _version_behind(http: httpx.Client, dialect: str, model: str) -> str:
+    """What the engine calls itself that answers under Ollama's API, so that a simulated one is known behind a proxy.
+
+    Our proxy tells it among a model's facts, the reference engine of itself. Empty: nobody says so, as in Ollama.
+    """
+    if dialect != "ollama":
+        return ""
+    try:
+        shown = http.post("/api/show", json={"model": model}).json()
+    except (httpx.HTTPError, ValueError):
+        shown = None
+    match shown:
+        case {"model_info": {"vllm.version": str(version)}}:
+            return version
+    return _version(http, "plain")

@@ -4,6 +4,7 @@ import datetime
 import re
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.contract.servers import Fake, Proxied, Starter, objects
@@ -49,6 +50,12 @@ def test_05_show_wants_a_model_that_there_is(proxy: Proxied) -> None:
     assert proxy.error("/api/show", {}, 400) == "model is required"
     assert proxy.error("/api/show", {"model": "nosuch"}, 404) == "model 'nosuch:latest' not found"
     assert proxy.http.get("/api/show").status_code == 405
+
+
+def test_a_model_says_what_its_vllm_calls_itself(proxy: Proxied, vllm: Fake) -> None:
+    """By which a simulated vLLM is known behind the proxy."""
+    shown = proxy.post("/api/show", {"model": "smollm2"}).json()
+    assert shown["model_info"]["vllm.version"] == httpx.get(f"{vllm.url}/version").json()["version"]
 
 
 def test_06_the_context_length_is_the_same_wherever_it_is_told(proxy: Proxied) -> None:

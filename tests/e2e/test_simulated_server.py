@@ -1,18 +1,24 @@
 """Whole commands on the simulated vLLM: started in vLLM's place, measured as vLLM is, and never taken for it."""
 
-from collections.abc import Callable
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import config, models
+from harness.engines import talk
+from harness.engines.process import free_port
 from harness.presets import read_preset
 from harness.records import CellState, CrashRegion, Simulation
 from harness.simulation.server.options import Options
 from harness.simulation.server.standin import stand_in
 from harness.store import RunFolder
-from tests.e2e.conftest import Ended
+from tests.e2e.conftest import ROOT, Ended
 
 Harness = Callable[..., Ended]
 Python = Callable[..., Path]
@@ -70,6 +76,50 @@ def test_a_bench_of_it_is_valid_and_marked_simulated_everywhere(
     html = (tmp_path / "reports" / f"{run.id}.html").read_text()
     assert "SIMULATED: nothing on this page was measured" in html
     assert "a simulated l4" in html
+
+
+@contextlib.contextmanager
+def serving(*argv: object) -> Iterator[str]:
+    """The address of a server that is there until the block ends."""
+    port = free_port()
+    with subprocess.Popen([*map(str, argv), "--port", str(port)], cwd=ROOT, stderr=subprocess.DEVNULL) as server:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            with talk.client(url) as http:
+                while not talk.models(http, api="openai"):
+                    assert server.poll() is None
+                    time.sleep(0.1)
+            yield url
+        finally:
+            server.terminate()
+
+
+@pytest.mark.parametrize("api", ["ollama", "openai"])
+def test_a_simulated_server_behind_the_proxy_is_known_for_one(
+    harness: Harness, simulated_python: Python, small_scenario: Path, tmp_path: Path, api: str
+) -> None:
+    vllm = (simulated_python(), "-m", "vllm.entrypoints.openai.api_server", "--model", "m")
+    with serving(*vllm) as upstream, serving(sys.executable, "-m", "proxy", "--upstream", f"m={upstream}") as proxy:
+        bench = ["bench", "--url", proxy, "--api", api, "--model", "m:latest", "--gpu", "cpu", "--repeats", "1"]
+        ended = harness(*bench, "--scenario", small_scenario, "--users", "1", "--json")
+    assert ended.code in (0, 4), ended.stderr  # a busy machine makes cells that do not count
+    run = folder_of(ended, tmp_path).run()
+    assert run.is_simulated
+    assert run.engines[0].version == "0.32.0+simulated.l4"
+    assert run.engines[0].title.startswith("vLLM 0.32.0+simulated.l4 behind a server with Ollama's API")
+    assert all(cell["is_simulated"] for cell in ended.json["cells"])
+    assert "simulated on NVIDIA L4" in ended.stderr
+
+
+@pytest.mark.parametrize("api", ["ollama", "openai"])
+def test_the_reference_engine_at_an_address_is_named_so(
+    harness: Harness, small_scenario: Path, tmp_path: Path, api: str
+) -> None:
+    with serving(sys.executable, "-m", "harness.engines.reference", "--ttft-s=0.01", "--itl-s=0.002") as url:
+        bench = ["bench", "--url", url, "--api", api, "--model", "reference", "--gpu", "cpu", "--repeats", "1"]
+        ended = harness(*bench, "--scenario", small_scenario, "--users", "1", "--json")
+    assert ended.code in (0, 4), ended.stderr
+    assert folder_of(ended, tmp_path).run().engines[0].title == f"reference engine at {url}"
 
 
 def test_an_engine_that_dies_under_load_leaves_the_cells_before_it(

@@ -131,6 +131,8 @@ SPEAKS: Final[dict[str, Callable[[Plan, Request, int], Dialect]]] = {
     "/api/chat": Ollama,
     "/api/generate": lambda plan, request, number: Ollama(plan, request, number, is_chat=False),
 }
+REFERENCE: Final = "reference"
+"""What it calls itself: nobody is to take its figures for those of an engine."""
 TROUBLE: Final = {
     HTTPStatus.INTERNAL_SERVER_ERROR: ("InternalServerError", "EngineCore encountered an issue. See stack trace."),
     HTTPStatus.SERVICE_UNAVAILABLE: ("ServiceUnavailableError", "server busy, please try again"),
@@ -162,6 +164,7 @@ def pages(plan: Plan) -> dict[str, object]:
         "/health": {"status": "ok"},
         "/v1/models": {"object": "list", "data": [{"id": plan.model, "object": "model"}]},
         "/api/version": {"version": "0.0.0"},
+        "/version": {"version": REFERENCE},
         "/api/tags": {"models": [entry]},
     }
 
