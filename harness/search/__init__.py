@@ -6,6 +6,7 @@ files that know Optuna.
 """
 
 from harness.search.axes import ALLOWABLE, Demand, demand_of, memory_need, refuse_unfit, space_for
+from harness.search.chooser import WARM
 from harness.search.seeds import presets_of, seeds_for
 from harness.search.space import Axis, Cost, MemoryNeed, Seed, Space, key_of
 from harness.search.storage import refuse_storage
@@ -13,6 +14,7 @@ from harness.search.study import Candidate, Enough, Exhausted, Search
 
 __all__ = [
     "ALLOWABLE",
+    "WARM",
     "Axis",
     "Candidate",
     "Cost",

@@ -1,8 +1,11 @@
 """The time of a study: what is spent, what things cost here, and what is kept for the defence."""
 
+import msgspec
+
 from harness.progress import clock_text
 from harness.recording import Recording
 from harness.records import Level
+from harness.search import WARM
 from harness.tune import spending
 from harness.tune.known import Known
 from harness.tune.launches import Clock
@@ -55,9 +58,10 @@ class Budget:
         return self.costs.at_most(self._order, self._plan.repeats)
 
     def defence_launch_s(self) -> float:
-        """By the launches of the defence where there are some: they find their code compiled."""
+        """By the launches of the defence where there are some; until then those of the search, with compiled code."""
         repeats, defended = repeats_of(self._plan), self._recording.folder.defence()
-        found = spending.costs(defended, guess=self.costs, repeats=repeats, defence_repeats=repeats)
+        guess = msgspec.structs.replace(self.costs, launch_s=WARM * self.costs.launch_s)
+        found = spending.costs(defended, guess=guess, repeats=repeats, defence_repeats=repeats)
         return found.of(aimed_levels(self._plan.objectives), repeats)
 
     def search_left_s(self) -> float | None:
