@@ -1,10 +1,11 @@
 """Which candidate next, and what was learned.
 
 `space` and `axes` say what may be tried, `seeds` where to begin, `lessons` what failures rule out, `surrogate` and
-`chooser` which candidate is worth a launch, `study` keeps it all in Optuna's storage; `study` and `storage` are the
-files that know Optuna.
+`chooser` which candidate is worth a launch, `study` keeps it all in Optuna's storage, `audit` holds that against a run
+folder; `study`, `storage` and `audit` are the files that know Optuna.
 """
 
+from harness.search.audit import journal_fault
 from harness.search.axes import ALLOWABLE, Demand, demand_of, memory_need, refuse_unfit, space_for
 from harness.search.chooser import WARM
 from harness.search.seeds import presets_of, seeds_for
@@ -26,6 +27,7 @@ __all__ = [
     "Seed",
     "Space",
     "demand_of",
+    "journal_fault",
     "key_of",
     "memory_need",
     "presets_of",

@@ -109,7 +109,7 @@ def opened(storage: str | Path, name: str, *, objectives: int, about: Mapping[st
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study = optuna.create_study(
                 study_name=name,
-                storage=_journal(Path(storage)) if "://" not in str(storage) else _database(str(storage)),
+                storage=journal(Path(storage)) if "://" not in str(storage) else _database(str(storage)),
                 sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: each trial is queued with all its values
                 directions=["maximize"] * objectives,
                 load_if_exists=True,
@@ -163,7 +163,8 @@ def _refuse_foreign(study: optuna.Study, where: str, *, objectives: int) -> None
         )
 
 
-def _journal(path: Path) -> BaseStorage:
+def journal(path: Path) -> BaseStorage:
+    """The storage that is a file."""
     return JournalStorage(JournalFileBackend(str(path), lock_obj=Flock(path)))
 
 

@@ -7,11 +7,14 @@ from typing import Final
 
 from harness.errors import ResultsUnreadable
 from harness.records import ClosedLoop, Defence, DefenceLaunch, Estimate, Run, Trial
-from harness.search import ALLOWABLE
+from harness.search import ALLOWABLE, journal_fault, key_of
 from harness.store import RunFolder
+from harness.tune.objectives import told
 from harness.tune.plan import SIMULATED, Plan
 
 VLLM: Final = "vllm"
+JOURNAL: Final = "study.journal"
+"""Where a search is kept that no database keeps."""
 MAX_SECONDS: Final = 1e9
 """No launch takes 30 years."""
 HINT: Final = "restore the file, or start a new search"
@@ -29,6 +32,24 @@ def refuse_unsound(folder: RunFolder, run: Run, plan: Plan) -> None:
     for name, fault in found.items():
         if fault:
             raise ResultsUnreadable(f"{folder.path / name}: damaged: {fault}", hint=HINT)
+    refuse_unsound_journal(folder, plan, trials)
+
+
+def refuse_unsound_journal(folder: RunFolder, plan: Plan, trials: Sequence[Trial]) -> None:
+    """Raises: ResultsUnreadable where the search would go on from something else than the trials that are there.
+
+    Which of the two was changed nobody can know, so it is not mended here. A database that hosts share tells of more.
+    """
+    if plan.storage:
+        return
+    path = folder.path / JOURNAL
+    measured = {key_of(trial.flags): told(trial, plan.objectives) for trial in trials if trial.number}
+    if fault := journal_fault(path, plan.study, measured):
+        raise ResultsUnreadable(
+            f"{path}: damaged: {fault}",
+            hint="restore the file; or, if you trust trials.jsonl, move it away: the search then goes on from those "
+            "trials, and nothing that was measured is lost",
+        )
 
 
 def plan_faults(plan: Plan, run: Run) -> Iterator[str]:

@@ -10,6 +10,7 @@ from harness.records import Flags
 from harness.search import Demand, Search, Space, presets_of, seeds_for, space_for
 from harness.store import RunFolder
 from harness.tune.plan import Plan, spec_for
+from harness.tune.sound import JOURNAL
 
 PRECISION = "bf16"
 """Of weights that nobody quantized, where the files do not say."""
@@ -47,7 +48,7 @@ def search_for(
         if preset.run != folder.id and not preset.is_simulated
     }
     return Search(
-        storage=storage or folder.path / "study.journal",
+        storage=storage or folder.path / JOURNAL,
         study=plan.study,
         space=space,
         seed=plan.seed,

@@ -11,11 +11,14 @@ from msgspec import structs
 
 from harness.errors import HarnessError, ResultsUnreadable, UsageError
 from harness.records import Host, ModelFiles, Outcome, Trial
+from harness.search import Axis, Search, Space
 from harness.store import RunFolder
+from harness.tune.plan import Plan
 from harness.tune.session import moved_note, resume
-from harness.tune.sound import refuse_unsound
+from harness.tune.sound import JOURNAL, refuse_unsound
+from harness.tune.study import Study
 from harness.tune.world import World
-from tests.unit.harness.tune.worlds import FakeEngines, plan, study
+from tests.unit.harness.tune.worlds import FakeEngines, plan, recording_of, study
 
 LISTED = [{"max-num-batched-tokens": 8192, "max-num-seqs": count, "max-model-len": 4096} for count in (64, 128)]
 
@@ -188,3 +191,55 @@ def test_a_preset_that_is_gone_is_written_again(tmp_path: Path) -> None:
     path.unlink()
     gone_on(folder)
     assert path.read_bytes() == body
+
+
+def searched(folder: Path) -> RunFolder:
+    """A whole study that the real search chose the candidates of."""
+    engines = FakeEngines(faster_with_128)
+    asked = plan(trials=2)
+    recording = recording_of(asked, folder / "run")
+    world = World(clock=engines.clock, pause=engines.pause, launch=engines.launch, ask=None, make_search=without_vllm)
+    Study(asked, recording, say=lambda _: None, world=world).go_on(folder)
+    return recording.folder
+
+
+def without_vllm(asked: Plan, *, folder: RunFolder, **_: Any) -> Search:
+    """The real search, over a space that needs no vLLM to say which flags it knows."""
+    axes = (Axis(flag="max-num-seqs", steps=(16, 32, 64)), Axis(flag="max-model-len", steps=(4096, 8192)))
+    return Search(
+        storage=folder.path / JOURNAL, study=asked.study, space=Space(axes=axes), seed=1, is_allowed=lambda _: ()
+    )
+
+
+def test_a_journal_that_agrees_with_the_trials_is_sound(tmp_path: Path) -> None:
+    assert gone_on(searched(tmp_path)).launches == []
+
+
+@pytest.mark.parametrize("which", ['"flags"', '"values":[', '"datetime_start"'])
+def test_a_journal_without_one_of_its_lines_is_refused_with_the_way_on(tmp_path: Path, which: str) -> None:
+    folder = searched(tmp_path)
+
+    def without_the_last(lines: list[str]) -> list[str]:
+        place = max(number for number, line in enumerate(lines[:-1]) if which in line)
+        return lines[:place] + lines[place + 1 :]
+
+    with_lines(folder.path / JOURNAL, without_the_last)
+    with pytest.raises(ResultsUnreadable, match=r"study\.journal: damaged") as refused:
+        gone_on(folder)
+    assert "move it away" in refused.value.hint
+    (folder.path / JOURNAL).rename(folder.path / "moved")
+    assert gone_on(folder).launches == []
+
+
+def test_trials_that_say_something_else_than_the_journal_are_refused(tmp_path: Path) -> None:
+    folder = searched(tmp_path)
+
+    def better(lines: list[str]) -> list[str]:
+        trial = json.loads(lines[1])
+        for found in (trial["objective"], *trial["objectives"].values()):
+            found["value"] *= 2
+        return [lines[0], f"{json.dumps(trial)}\n", *lines[2:]]
+
+    with_lines(folder.path / "trials.jsonl", better)
+    with pytest.raises(ResultsUnreadable, match=r"trials\.jsonl says"):
+        gone_on(folder)
