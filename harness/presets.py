@@ -53,6 +53,11 @@ def preset_path(results: Path, *, gpu: str, model: str) -> Path:
     return results / "presets" / gpu / f"{model}.toml"
 
 
+def beside(path: Path, word: str) -> Path:
+    """A file for another preset of the same card and model, told apart by a word, which no command takes by itself."""
+    return path.with_name(f"{path.stem}.{word}.toml")
+
+
 def find_preset(results: Path, *, gpu: str, model: str) -> tuple[Path, Preset] | None:
     """The user's own preset if there is one, else the published one. None: neither."""
     for path in (preset_path(results, gpu=gpu, model=model), PUBLISHED / gpu / f"{model}.toml"):

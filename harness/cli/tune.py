@@ -212,7 +212,7 @@ def told_study(folder: RunFolder, *, results: Path, out: Path, is_json: bool) ->
     run, all_trials, cells = folder.run(), folder.trials(), folder.cells()
     preset = run.preset
     assert preset is not None
-    path = tune.preset_file(results, gpu=run.gpu, model=run.model, is_simulated=preset.is_simulated)
+    path = tune.place_of(preset, results=results)
     error = untrusted(cells)
     document = {
         "run": run.id,

@@ -20,6 +20,8 @@ KEPT: Final = Badge(text="kept", tone="plain", sign="✓")
 UNDECIDED: Final = Badge(text="undecided: kept", tone="unsure", sign="?")
 NO_FIGURE: Final = Badge(text="no figure", tone="unsure", sign=DASH)
 WITHOUT: Final = "without "
+STAYED: Final = "An earlier preset stays in use"
+"""The note of a run whose own preset lies beside that one."""
 
 
 def winner_judged(run: Run) -> Judged | None:
@@ -232,8 +234,11 @@ def preset_part(run: Run) -> PresetPart | None:
     where = f"simulated: {preset.gpu_title}" if preset.is_simulated else f"{preset.gpu_title}{driver}"
     weights = f", weights in {preset.precision}" if preset.precision else ""
     synthetic = ", synthetic: random, of the model's shape" if preset.is_synthetic else ""
+    is_beside = any(note.startswith(STAYED) for note in run.notes)
+    name = preset.run if is_beside else f"{preset.gpu}/{preset.model}"
+    stayed = f".{preset.run}" if is_beside else ""
     facts = {
-        "File": f"{folder}/{preset.gpu}/{preset.model}.toml",
+        "File": f"{folder}/{preset.gpu}/{preset.model}{stayed}.toml",
         "Holds for": f"{preset.model}{weights}{synthetic}; {where}",
         "Expires": f"with any vLLM that is not {valid} (found with {preset.vllm_version})",
         "Limits asked": ", ".join(preset.slos),
@@ -241,7 +246,7 @@ def preset_part(run: Run) -> PresetPart | None:
         "Made": words.day(preset.created_utc),
         "Use it": "a simulated preset is refused by every command that launches an engine"
         if preset.is_simulated
-        else f"harness serve --preset {preset.gpu}/{preset.model}, or harness export {preset.gpu}/{preset.model}",
+        else f"harness serve --preset {name}, or harness export {name}",
     }
     metrics = tuple(dict.fromkeys(one.metric for one in preset.figures))
     return PresetPart(

@@ -5,11 +5,13 @@ study or goes on with one, if its files are `sound`. `study` is the order of thi
 the search, each of them one of `attempts`, and `trials` what comes of it. `known` is what is on disk so far, `budget`
 what there is time for, by what `spending` says that launches cost. `objectives` says what better means, `launches`
 measures one launch, `contest` gives up who cannot win. `workers` starts several processes that search at the same time,
-each a `worker`. `defence` measures the best again by the `rules`, `quality` compares answers, `crown` ends it.
+each a `worker`. `defence` measures the best again by the `rules`, `quality` compares answers, `crown` ends it, and
+`placing` says what becomes of an earlier preset.
 """
 
 from harness.tune.crown import winner
 from harness.tune.objectives import Objective, objectives_named, refuse_unmeasurable
+from harness.tune.placing import place_of
 from harness.tune.plan import PLAN_VERSION, SIMULATED, Plan, defaults_suffix, preset_file, role_of
 from harness.tune.resolution import refuse_unresolvable
 from harness.tune.rules import judged_line
@@ -33,6 +35,7 @@ __all__ = [
     "front_line",
     "judged_line",
     "objectives_named",
+    "place_of",
     "preset_file",
     "refuse_unmeasurable",
     "refuse_unresolvable",

@@ -10,7 +10,8 @@ from harness import __version__, presets
 from harness.recording import Recording, utc_now
 from harness.records import Cell, Estimate, Flags, Outcome, Preset, Trial, Verdict
 from harness.stats.verdict import verdict
-from harness.tune.plan import Plan, preset_file, role_of
+from harness.tune.placing import EARLIER, placed, usual_file
+from harness.tune.plan import Plan, role_of
 from harness.tune.rules import kept_ratio, kept_role
 
 CROWNING: Final = "The winner of the search:"
@@ -37,16 +38,15 @@ def crown(plan: Plan, recording: Recording, trials: Sequence[Trial], *, results:
         role = role_of(0 if best is None else best.number)
         note = undefended_note(trials, best)
     found = preset_of(plan, recording, flags, ratio, role=role, is_default=best is None)
-    path = preset_file(results, gpu=found.gpu, model=found.model, is_simulated=found.is_simulated)
     if run.preset is not None and msgspec.structs.replace(run.preset, created_utc=found.created_utc) == found:
-        if path.exists():
+        if usual_file(found, results).exists():
             return ""
-        presets.write_preset(run.preset, path)
+        placed(run.preset, results=results)
         return "its preset was gone, and is written again"
-    presets.write_preset(found, path)
-    others = tuple(one for one in run.notes if not one.startswith(CROWNING))
-    recording.update(preset=found, notes=(*others, note))
-    return note
+    earlier = placed(found, results=results).note
+    others = tuple(one for one in run.notes if not one.startswith((CROWNING, EARLIER)))
+    recording.update(preset=found, notes=(*others, note, *filter(None, [earlier])))
+    return "\n".join(filter(None, [note, earlier]))
 
 
 def preset_of(

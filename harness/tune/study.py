@@ -112,9 +112,9 @@ class Study:
         else:
             self.plan = msgspec.structs.replace(self.plan, is_defended=False)
         self._tell_what_is_left()
-        self.progress.note(
-            crown(self.plan, self.recording, self._known.trials, results=results) or "nothing new was found"
-        )
+        found = crown(self.plan, self.recording, self._known.trials, results=results)
+        for line in found.splitlines() or ["nothing new was found"]:
+            self.progress.note(line)
 
     def search_as_worker(self, results: Path) -> None:
         """Candidates, one after another, beside other workers. Raises: EngineError."""
