@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.records import Flags, Ladder, Outcome, Record, Trial
+from harness.records import Estimate, Flags, Ladder, Outcome, Record, Trial
 from harness.search.chooser import Told, choose
 from harness.search.lessons import Lessons
 from harness.search.space import Places, Seed, Space, key_of
@@ -36,6 +36,7 @@ MOST_LOST: Final = 2
 UNCLAIMED_S: Final = 10.0
 """A trial that was taken and that no worker has put its name to after this time was taken by one that died there."""
 LESSON: Final = "lesson:"
+DEFENDED: Final = "defended:"
 LIVE: Final = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -327,14 +328,31 @@ class Search:
         lost = self._lost()
         return len({*held, *(key for key in lost if lost.count(key) >= MOST_LOST)})
 
-    def best_elsewhere(self, worker: str) -> tuple[float, str] | None:
-        """The largest sum of values that another run was told, and who it is. None: no other one has any."""
+    def best_elsewhere(self, worker: str, *, refuted: Collection[str] = ()) -> tuple[float, str] | None:
+        """The largest sum of values that another run was told, and which run it is. None: no other one has any.
+
+        Args:  refuted: runs that do not count, since their finals crowned nobody.
+        """
         found = [
-            (sum(trial.values), str(trial.user_attrs.get("worker")))
+            (sum(trial.values), str(trial.user_attrs.get("worker")).partition("/")[0])
             for trial, _ in self._candidates(TrialState.COMPLETE)
             if not is_of(trial, worker)
         ]
-        return max(found, default=None)
+        return max((one for one in found if one[1] not in refuted), default=None)
+
+    def tell_defended(self, worker: str, ratio: Estimate | None) -> None:
+        """For the other runs: what this one's defence came to. None: it crowned nobody."""
+        text = msgspec.json.encode(ratio).decode()
+        patiently(lambda: self._study.set_user_attr(DEFENDED + worker, text), say=self._say)
+
+    def defended(self) -> dict[str, Estimate | None]:
+        """By run, what the defences that have ended came to."""
+        known = patiently(lambda: self._study.user_attrs, say=self._say)
+        return {
+            name.removeprefix(DEFENDED): msgspec.json.decode(text, type=Estimate | None)
+            for name, text in known.items()
+            if name.startswith(DEFENDED)
+        }
 
     def learn(self, trial: Trial) -> None:
         """Cuts the space by how a trial ended, for all workers of the study."""

@@ -5,8 +5,8 @@ study or goes on with one, if its files are `sound`. `study` is the order of thi
 the search, each of them one of `attempts`, and `trials` what comes of it. `known` is what is on disk so far, `budget`
 what there is time for, by what `spending` says that launches cost. `objectives` says what better means, `launches`
 measures one launch, `contest` gives up who cannot win. `workers` starts several processes that search at the same time,
-each a `worker`. `defence` measures the best again by the `rules`, `quality` compares answers, `crown` ends it, and
-`placing` says what becomes of an earlier preset.
+each a `worker`. `sharing` says which of several hosts defends; `defence` measures the best again by the `rules`,
+`quality` compares answers, `crown` ends it, and `placing` says what becomes of an earlier preset.
 """
 
 from harness.tune.crown import winner

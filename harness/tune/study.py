@@ -22,8 +22,10 @@ from harness.tune.defaults import Defaults
 from harness.tune.defence import Defender
 from harness.tune.known import Known
 from harness.tune.launches import Launcher
-from harness.tune.objectives import Scores, front, telling_order, told, unmet_note
+from harness.tune.objectives import Scores, front, telling_order, unmet_note
 from harness.tune.plan import Plan
+from harness.tune.rules import kept_ratio
+from harness.tune.sharing import elsewhere
 from harness.tune.start import worker_name
 from harness.tune.trials import front_line, simulated
 from harness.tune.world import World, spent_before_s
@@ -120,8 +122,21 @@ class Study:
         """Candidates, one after another, beside other workers. Raises: EngineError."""
         self._candidates.search_as_worker(results)
 
+    def _is_best_elsewhere(self) -> bool:
+        """Whether the winner is another run's to defend, of those that share the search."""
+        if not self.plan.storage or self.recording.run.defence is not None:
+            return False
+        search = self._candidates.made_search(self.recording.folder.path.parent)
+        is_elsewhere, note = elsewhere(
+            search, worker_name(self.plan, self.recording.folder), self._known.trials, self.objectives
+        )
+        self.recording.add_note(note)
+        if note:
+            self.progress.note(note)
+        return is_elsewhere
+
     def _defend(self) -> None:
-        Defender(
+        defence = Defender(
             self.plan,
             self.recording,
             self._launcher,
@@ -132,24 +147,10 @@ class Study:
             left_s=self._budget.left_s,
             one_s=self._budget.defence_launch_s,
         ).go_on()
-
-    def _is_best_elsewhere(self) -> bool:
-        """Whether a run on another host found better, which is that run's to defend."""
-        if not self.plan.storage or self.recording.run.defence is not None:
-            return False
-        name = worker_name(self.plan, self.recording.folder)
-        search = self._candidates.made_search(self.recording.folder.path.parent)
-        other = search.best_elsewhere(name)
-        ours = [one for trial in self._known.trials[1:] if (one := told(trial, self.objectives)) is not None]
-        mine = max((sum(one) for one in ours), default=0.0)
-        if other is None or other[0] <= mine:
-            return False
-        run = other[1].partition("/")[0]
-        self.recording.add_note(
-            f"The best of this study was found by another run, {run}: {math.exp(other[0] / len(self.objectives)):.3f}x "
-            "its baseline. That run defends it; what is told here was not defended."
-        )
-        return True
+        if self.plan.storage:
+            search = self._candidates.made_search(self.recording.folder.path.parent)
+            ratio = None if defence.winner is None else kept_ratio(defence)
+            search.tell_defended(worker_name(self.plan, self.recording.folder), ratio)
 
     # ------------------------------------------------------------ what is noted
 

@@ -2,13 +2,13 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
 
 from harness import bench
-from harness.records import Flags, Ladder, Trial
+from harness.records import Estimate, Flags, Ladder, Trial
 from harness.search import Candidate
 from harness.simulation import Machine
 from harness.store import RunFolder
@@ -59,8 +59,16 @@ class SearchLike(Protocol):
         """What this run measured, for the others."""
         ...
 
-    def best_elsewhere(self, worker: str) -> tuple[float, str] | None:
+    def best_elsewhere(self, worker: str, *, refuted: Collection[str] = ()) -> tuple[float, str] | None:
         """What another run was told, and who it is."""
+        ...
+
+    def tell_defended(self, worker: str, ratio: Estimate | None) -> None:
+        """What this run's defence came to."""
+        ...
+
+    def defended(self) -> dict[str, Estimate | None]:
+        """What those of all runs did."""
         ...
 
 

@@ -196,7 +196,7 @@ def test_what_a_dead_worker_wrote_before_it_told_is_told_for_it(tmp_path: Path) 
     tuner = search_in(tmp_path, "run")
     written = search_in(tmp_path, "run/1").ask()
     tuner.take_back("run/1", measured={key_of(written.flags): (0.3,)})
-    assert tuner.best_elsewhere("other run") == (0.3, "run/1")
+    assert tuner.best_elsewhere("other run") == (0.3, "run")
     assert tuner.best_elsewhere("run") is None
     assert tuner.count() == 1
 
