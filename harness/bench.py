@@ -10,7 +10,7 @@ import msgspec
 from harness import config, engines, load, models, roofline, telemetry
 from harness.engines import Engine
 from harness.errors import EngineError, UsageError
-from harness.progress import Progress, Say
+from harness.progress import SIMULATED_TIME, Progress, Say
 from harness.recording import Recording, recorded
 from harness.records import (
     Cell,
@@ -418,7 +418,8 @@ def run(
     """
     machine = None if spec.simulation is None else Machine(spec.simulation)
     now = time.monotonic if machine is None else machine.clock
-    progress = Progress(planned_steps(spec.engine, [scenario], repeats=repeats), say=say, now=now)
+    of = "" if machine is None else SIMULATED_TIME
+    progress = Progress(planned_steps(spec.engine, [scenario], repeats=repeats), say=say, now=now, of=of)
     with recorded(
         results=results, kind="bench", model=spec.model, gpu=gpu, seed=seed, scenarios=[scenario]
     ) as recording:

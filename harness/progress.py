@@ -3,7 +3,10 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import Final
 
+SIMULATED_TIME: Final = "of simulated time"
+"""What the time of a clock is called that nobody has to wait for."""
 Say = Callable[[str], None]
 
 
@@ -16,13 +19,19 @@ def clock_text(seconds: float) -> str:
 class Progress:
     """A list of steps, each with an expected time that is corrected by what steps of its kind really took.
 
-    Args:  steps: (kind, expected seconds) in any order. say: takes one line without its end.
+    Args:  steps: (kind, expected seconds) in any order. say: takes one line without its end. now: the clock.
+           of: what its time is called, where it is not that of the user's own clock.
     """
 
     def __init__(
-        self, steps: Iterable[tuple[str, float]], *, say: Say, now: Callable[[], float] = time.monotonic
+        self,
+        steps: Iterable[tuple[str, float]],
+        *,
+        say: Say,
+        now: Callable[[], float] = time.monotonic,
+        of: str = "",
     ) -> None:
-        self._say, self._now = say, now
+        self._say, self._now, self._of = say, now, f" {of}".rstrip()
         self._left: list[tuple[str, float]] = list(steps)
         self._seen: dict[str, list[float]] = defaultdict(list)
         self._since = now()
@@ -49,7 +58,7 @@ class Progress:
         self._seen[kind].append(now - self._since)
         self._since = now
         self.skip(kind)
-        self._say(f"{text}  [{clock_text(self.left_s())} left]" if self._left else text)
+        self._say(f"{text}  [{clock_text(self.left_s())}{self._of} left]" if self._left else text)
 
     def add(self, steps: Iterable[tuple[str, float]]) -> None:
         """More steps will come than was planned."""

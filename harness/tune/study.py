@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from harness.bench import planned_steps
-from harness.progress import Progress, Say
+from harness.progress import SIMULATED_TIME, Progress, Say
 from harness.recording import Recording
 from harness.records import Asked, Ladder
 from harness.tune import spending
@@ -90,7 +90,8 @@ class Study:
         def told_by(text: str) -> None:
             (marked if plan.is_simulated or run.is_simulated else say)(text)
 
-        return Progress(steps * max(left, 0), say=told_by, now=self._world.clock)
+        of = SIMULATED_TIME if plan.is_simulated else ""
+        return Progress(steps * max(left, 0), say=told_by, now=self._world.clock, of=of)
 
     @property
     def spent_s(self) -> float:

@@ -80,6 +80,13 @@ def test_each_step_is_said_with_the_time_left_and_the_last_without(clock: Clock)
     assert said == ["first  [1 min 05 s left]", "by the way", "second"]
 
 
+def test_time_that_is_not_the_users_is_called_by_its_name(clock: Clock) -> None:
+    said = list[str]()
+    progress = Progress([("a", 5.0), ("b", 65.0)], say=said.append, now=clock, of="of simulated time")
+    progress.done("a", "first")
+    assert said == ["first  [1 min 05 s of simulated time left]"]
+
+
 def test_a_step_that_will_not_come_takes_no_time(clock: Clock) -> None:
     progress = Progress([("launch", 60.0), ("cell", 20.0), ("cell", 20.0)], say=unheard, now=clock)
     progress.skip("cell")

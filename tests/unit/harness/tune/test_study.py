@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from harness import load
+from harness import load, models
 from harness.errors import (
     DiskFull,
     EngineContextTooLong,
@@ -21,7 +22,7 @@ from harness.errors import (
     MeasurementInvalid,
     UsageError,
 )
-from harness.records import Estimate, Outcome, RunState, Trial
+from harness.records import Estimate, ModelFiles, Outcome, RunState, Trial
 from harness.store import CUT_OFF, RunFolder
 from harness.tune import launches, session, spending
 from harness.tune.contest import is_first_of_kind
@@ -32,6 +33,7 @@ from harness.tune.trials import failed_trial
 from tests.unit.harness.tune.worlds import (
     CELL_S,
     LAUNCH_S,
+    SCENARIO,
     USERS,
     FakeEngines,
     Killed,
@@ -86,6 +88,21 @@ def test_each_line_of_a_simulated_study_says_that_it_is_simulated(tmp_path):
     assert len(said) > 2
     assert all(line.startswith("simulated") for line in said)
     assert not any(line.startswith("simulated  simulated") for line in said)
+
+
+def test_the_time_left_of_a_simulated_study_is_called_simulated(tmp_path):
+    run(plan_in_simulation(), results=tmp_path, say=(said := list[str]()).append)
+    left = [line for line in said if line.endswith("left]")]
+    assert left
+    assert all(line.endswith(" of simulated time left]") for line in left)
+
+
+def plan_in_simulation():
+    """Of a small load, so that the real simulation takes a moment only."""
+    entry = models.entry("qwen2.5-1.5b")
+    files = ModelFiles(model=entry.name, vllm_precision="bf16", is_synthetic=True)
+    scenario = structs.replace(SCENARIO, load=structs.replace(SCENARIO.load, users=(1,), min_s=2))
+    return plan(engine="simulated", trials=1, is_defended=False, users=(1,), scenario=scenario, files=files, repeats=2)
 
 
 def test_all_loads_are_measured_in_one_launch_the_highest_first(tmp_path):
