@@ -27,6 +27,8 @@ PROBE: Final = Path(__file__).with_name("probe_flags.py")
 """Runs in vLLM's interpreter; nothing of ours is imported there."""
 TOLD: Final = "flags of this vLLM: "
 """How the line of its answer begins, among whatever else is printed."""
+GRAPHED: Final = "cudagraph-capture-sizes"
+MOST_GRAPHED: Final = "max-cudagraph-capture-size"
 SUFFIXES: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -173,7 +175,8 @@ def check_known(flags: Flags, known: Collection[str], *, install: Install) -> No
 def violations(flags: Flags, *, model_max_len: int | None, needed_tokens: int | None) -> list[str]:
     """Why vLLM would refuse these flags, or could not serve the load: one sentence each, empty if all is well.
 
-    Source: `verify_max_model_len` in vllm/config/scheduler.py and `_get_and_verify_max_len` in vllm/config/model.py.
+    Source: `verify_max_model_len` in vllm/config/scheduler.py, `_get_and_verify_max_len` in vllm/config/model.py,
+    `_set_cudagraph_sizes` in vllm/config/vllm.py and `create_engine_config` in vllm/engine/arg_utils.py.
     A flag that is not given is not judged: its default depends on the card.
     Args:     model_max_len: what the model was made for; None where it is not known.
               needed_tokens: prompt and answer of the longest request; None where there is no load yet.
@@ -211,16 +214,32 @@ def violations(flags: Flags, *, model_max_len: int | None, needed_tokens: int | 
             needed_tokens is not None and longest is not None and longest < needed_tokens,
             f"a context of {longest} does not hold a request of {needed_tokens} tokens",
         ),
-        (
-            "cudagraph-capture-sizes" in flags and "max-cudagraph-capture-size" in flags,
-            "cudagraph-capture-sizes and max-cudagraph-capture-size exclude each other",
-        ),
+        *((True, reason) for reason in _graph_conflicts(flags)),
         (
             (_count(flags, "api-server-count") or 1) > 1,
             f"api-server-count has no effect on python -m {ENTRY}",
         ),
     ]
     return [reason for is_broken, reason in rules if is_broken]
+
+
+def _graph_conflicts(flags: Flags) -> list[str]:
+    """Where two flags name the batch sizes of CUDA graphs and do not agree.
+
+    A largest size alone is not refused: vLLM lowers it to the batch, or to what it captures.
+    """
+    most, config = _count(flags, MOST_GRAPHED), str(flags.get("compilation-config", ""))
+    found = [
+        f"{name} is given twice, also in compilation-config"
+        for name in (GRAPHED, MOST_GRAPHED)
+        if name in flags and re.search(rf"\b{name.replace('-', '_')}\b", config)
+    ]
+    sizes = [int(size) for size in re.findall(r"\d+", str(flags.get(GRAPHED, "")))]
+    batched = _count(flags, "max-num-batched-tokens")
+    largest = max((size for size in sizes if batched is None or size <= batched), default=None)
+    if most is not None and sizes and largest != most and flags.get("enforce-eager") is not True:
+        found.append(f"{MOST_GRAPHED} {most} is not the largest that is captured of {GRAPHED}, {largest or 'none'}")
+    return found
 
 
 def _is_chunked(flags: Flags) -> bool:

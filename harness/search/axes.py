@@ -11,10 +11,12 @@ from harness.records import Flags, FlagValue, GpuProfile, KnownFlag, ModelShape,
 from harness.search.space import (
     ACTIVE,
     BATCHED,
+    CHUNKED,
     CONTEXT,
     CONTEXT_GRAIN,
     KV_SIZE,
     KV_TYPE,
+    MOST_GRAPHED,
     SEQS,
     SHARE,
     Axis,
@@ -170,7 +172,7 @@ def optional_axes(profile: GpuProfile, *, precision: str, demand: Demand, allow:
     yield Axis(flag="performance-mode", steps=(None, "throughput", "interactivity"), is_ordered=False,
                cost=Cost.COMPILE, effect=0.03)  # fmt: skip
     if "wide" in allow:
-        yield from wide_axes(demand)
+        yield from wide_axes(profile, demand)
     if "kv-fp8" in allow and profile.flops_fp8 is not None:
         yield Axis(flag=KV_TYPE, steps=(None, "fp8"), is_ordered=False, cost=Cost.COMPILE, effect=0.1)
     if "quantisation" in allow and profile.flops_fp8 is not None and precision == "bf16":
@@ -179,7 +181,7 @@ def optional_axes(profile: GpuProfile, *, precision: str, demand: Demand, allow:
         yield Axis(flag="speculative-config", steps=(None, NGRAM), is_ordered=False, cost=Cost.COMPILE, effect=0.2)
 
 
-def wide_axes(demand: Demand) -> Iterator[Axis]:
+def wide_axes(profile: GpuProfile, demand: Demand) -> Iterator[Axis]:
     """Second rank. Not among them: api-server-count, which has no effect on the way in which we start vLLM."""
     active = tuple(step for step in (8, 16, 32, 64, 128) if step < demand.most_users)
     yield Axis(flag=ACTIVE, steps=(None, *reversed(active)), effect=0.1)
@@ -188,8 +190,15 @@ def wide_axes(demand: Demand) -> Iterator[Axis]:
     yield Axis(flag="stream-interval", steps=(None, 4, 16), effect=0.03, likely=16)
     yield Axis(flag="compilation-config", steps=(None, DECODE_GRAPHS, PIECEWISE),
                is_ordered=False, cost=Cost.COMPILE, effect=0.05)  # fmt: skip
+    if not profile.is_cpu:
+        # By itself vLLM captures up to 512 tokens: steps that mix prompts and answers are larger, and start kernels
+        # one by one.
+        yield Axis(flag=MOST_GRAPHED, steps=(None, 1024, 2048), cost=Cost.COMPILE, effect=0.05)
     yield Axis(flag="optimization-level", steps=(None, 1, 3), is_ordered=False, cost=Cost.COMPILE, effect=0.03)
     yield Axis(flag="block-size", steps=(None, 32, 64), cost=Cost.COMPILE, effect=0.02)
+    if max(profile.search.max_num_batched_tokens) >= demand.needed_tokens:
+        # Whole prompts only. vLLM takes it where a batch holds the whole context, which `violations` knows.
+        yield Axis(flag=CHUNKED, steps=(None, False), is_ordered=False, effect=0.03)
     if demand.prompt_tokens >= 1024:
         yield Axis(flag="long-prefill-token-threshold", steps=(None, 2048, 512), effect=0.05)
 

@@ -21,6 +21,8 @@ CONTEXT: Final = "max-model-len"
 SHARE: Final = "gpu-memory-utilization"
 KV_SIZE: Final = "kv-cache-memory-bytes"
 KV_TYPE: Final = "kv-cache-dtype"
+CHUNKED: Final = "enable-chunked-prefill"
+MOST_GRAPHED: Final = "max-cudagraph-capture-size"
 CONTEXT_GRAIN: Final = 16
 """A context is a whole number of vLLM's blocks."""
 

@@ -21,10 +21,11 @@ TIMEOUT_S: Final = 120.0
 CHANGING: Final = frozenset(
     {
         "kv-cache-dtype", "kv-cache-dtype-skip-layers", "calculate-kv-scales", "quantization", "dtype", "model",
-        "load-format", "speculative-config", "spec-method", "spec-model", "spec-tokens",
+        "load-format", "speculative-config", "spec-method", "spec-model", "spec-tokens", "enable-chunked-prefill",
     }
 )  # fmt: skip
-"""Flags that decide on weights, the KV cache's precision or speculation; `speculative-config.…` too."""
+"""Flags that decide on weights, the KV cache's precision or speculation; `speculative-config.…` too. Without chunked
+prefill vLLM itself warns that it may produce incorrect outputs."""
 
 QUESTIONS: Final = (
     "What is the capital of France?",
@@ -66,7 +67,7 @@ Ask = Callable[[Engine], tuple[str, ...]]
 
 
 def changes_answers(flags: Flags) -> bool:
-    """Whether a flag decides on weights, the KV cache's precision or speculation."""
+    """Whether a flag decides on weights, the KV cache's precision or speculation, or vLLM warns of its answers."""
     return any(name.replace("_", "-").partition(".")[0] in CHANGING for name in flags)
 
 

@@ -233,7 +233,20 @@ def test_spellings_that_vllm_takes_are_known(name: str) -> None:
         ({"max-model-len": 511}, "a context of 511 does not hold a request of 512 tokens"),
         (
             {"cudagraph-capture-sizes": "1,2", "max-cudagraph-capture-size": 8},
-            "cudagraph-capture-sizes and max-cudagraph-capture-size exclude each other",
+            "max-cudagraph-capture-size 8 is not the largest that is captured of cudagraph-capture-sizes, 2",
+        ),
+        (
+            {
+                "cudagraph-capture-sizes": "1,64",
+                "max-cudagraph-capture-size": 64,
+                "max-num-batched-tokens": 32,
+                "max-model-len": 512,
+            },
+            "max-cudagraph-capture-size 64 is not the largest that is captured of cudagraph-capture-sizes, 1",
+        ),
+        (
+            {"max-cudagraph-capture-size": 8, "compilation-config": '{"max_cudagraph_capture_size": 8}'},
+            "max-cudagraph-capture-size is given twice, also in compilation-config",
         ),
         ({"api-server-count": 2}, "api-server-count has no effect on python -m vllm.entrypoints.openai.api_server"),
     ],
@@ -257,6 +270,10 @@ def test_a_combination_that_vllm_refuses_is_told(flags: Flags, reason: str) -> N
         {"max-num-batched-tokens": 8192, "enable-chunked-prefill": False},
         {"max-num-batched-tokens": 256, "enable-chunked-prefill": True},
         {"api-server-count": 1},
+        {"cudagraph-capture-sizes": "1,2", "max-cudagraph-capture-size": 2},
+        {"cudagraph-capture-sizes": "1,2", "max-cudagraph-capture-size": 8, "enforce-eager": True},
+        {"max-cudagraph-capture-size": 1024, "max-num-batched-tokens": 512},
+        {"max-cudagraph-capture-size": 8, "compilation-config": '{"cudagraph_mode":"PIECEWISE"}'},
     ],
 )
 def test_what_vllm_takes_is_not_refused(flags: Flags) -> None:

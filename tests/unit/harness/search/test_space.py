@@ -19,7 +19,7 @@ EVERY_FLAG = names_only(
         *("max-num-batched-tokens", "max-num-seqs", "max-model-len", "max-num-active-seqs", "gpu-memory-utilization"),
         *("kv-cache-memory-bytes", "kv-cache-dtype", "enable-prefix-caching", "performance-mode", "async-scheduling"),
         *("stream-interval", "compilation-config", "optimization-level", "block-size", "speculative-config"),
-        *("long-prefill-token-threshold", "quantization"),
+        *("long-prefill-token-threshold", "quantization", "enable-chunked-prefill", "max-cudagraph-capture-size"),
     ]
 )
 LADDERS = Space(
@@ -194,6 +194,35 @@ def test_a_shared_prefix_keeps_its_cache() -> None:
     shared = msgspec.structs.replace(demand(), is_prefix_shared=True)
     assert ladder(space_of(wanted=shared), "enable-prefix-caching") == ()
     assert ladder(space_of(), "enable-prefix-caching") == (None, False)
+
+
+def test_flags_of_second_rank_are_searched_when_asked_for() -> None:
+    wide = {"enable-chunked-prefill", "max-cudagraph-capture-size", "stream-interval", "async-scheduling"}
+    assert not wide & {axis.flag for axis in space_of().axes}
+    assert wide <= {axis.flag for axis in space_of(allow=("wide",)).axes}
+
+
+def test_whole_prompts_are_only_tried_where_a_batch_holds_one() -> None:
+    long = demand(needed_tokens=17_000, prompt_tokens=16_000)  # the largest batch of the card is 16,384
+    assert ladder(space_of(wanted=long, allow=("wide",)), "enable-chunked-prefill") == ()
+
+
+def test_without_chunks_only_batches_that_hold_the_context_are_left() -> None:
+    names = ["max-num-batched-tokens", "max-num-seqs", "max-model-len", "enable-chunked-prefill"]
+    space = space_of(schema=names_only(names), allow=("wide",))
+    left = {
+        (flags["max-num-batched-tokens"], flags["max-model-len"])
+        for flags in map(space.flags_at, space.everywhere())
+        if flags.get("enable-chunked-prefill") is False
+        and not violations(flags, model_max_len=32768, needed_tokens=600)
+    }
+    assert left == {
+        (batch, context) for batch in (2048, 4096, 8192, 16384) for context in (2048, 4096, 8192) if batch >= context
+    }
+
+
+def test_a_cpu_captures_no_graphs() -> None:
+    assert ladder(space_of("cpu", "smollm2-135m", allow=("wide",)), "max-cudagraph-capture-size") == ()
 
 
 # ---------------------------------------------------------------- what cannot fit

@@ -302,6 +302,7 @@ def test_there_are_32_different_questions():
         ({"speculative-config": "{}"}, True),
         ({"speculative_config.method": "ngram"}, True),
         ({"enable-prefix-caching": False}, False),
+        ({"enable-chunked-prefill": False}, True),
     ],
 )
 def test_which_flags_may_change_an_answer(flags, is_changing):
