@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchtuner import report, surfaces
+from benchtuner.draws import DRAWS, drawn
 from benchtuner.racers import RACERS, Race, race, within_log
 
 MISSED_BAR = 10
@@ -28,6 +29,8 @@ NOISE = 0.02
 WITHIN = 0.02
 LEAST, MOST = 24, 150
 QUICK_SURFACES, QUICK_SEEDS = 2, 5
+GROUPS = ("written", "recorded", *(draw.group for draw in DRAWS))
+"""Surfaces that were written down by hand, recorded grids, and the draws."""
 
 
 def say(text: str) -> None:
@@ -42,6 +45,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SURFACES} surfaces, {QUICK_SEEDS} seeds")
     parser.add_argument("--seeds", type=int, default=20, help="of each search on each surface")
     parser.add_argument("--only", default="", metavar="TEXT", help="surfaces whose name has this")
+    parser.add_argument(
+        "--of", choices=GROUPS, action="append", help="only these surfaces; may be given twice (default: all)"
+    )
     parser.add_argument("--first-seed", type=int, default=1, help="searches are seeded from here on")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument(
@@ -53,24 +59,27 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     chosen = parser.parse_args(given)
     if chosen.seeds < 1 or chosen.jobs < 1:
         parser.error("--seeds and --jobs must be at least 1")
+    chosen.of = chosen.of or list(GROUPS)
     if chosen.quick:
-        chosen.seeds = min(chosen.seeds, QUICK_SEEDS)
+        chosen.seeds, chosen.of = min(chosen.seeds, QUICK_SEEDS), ["written"]
     return chosen
 
 
 def prepared(chosen: argparse.Namespace) -> list[surfaces.Surface]:
     """All surfaces that were asked for, from the cache or made now."""
     found = []
-    setups = surfaces.SETUPS[:QUICK_SURFACES] if chosen.quick else (*surfaces.SETUPS, *surfaces.HELD_OUT)
-    for setup in setups:
-        if chosen.only in setup.name:
-            surface = surfaces.simulated(setup, cache=chosen.cache, jobs=chosen.jobs)
-            say(report.surface_line(surface, within=within_log(WITHIN)))
-            found.append(surface)
-    for surface in surfaces.recorded():
-        if chosen.only in surface.name and not chosen.quick:
-            say(report.surface_line(surface, within=within_log(WITHIN)))
-            found.append(surface)
+    written = surfaces.SETUPS[:QUICK_SURFACES] if chosen.quick else (*surfaces.SETUPS, *surfaces.SEEN)
+    if "written" in chosen.of:
+        wanted = [setup for setup in written if chosen.only in setup.name]
+        found += [surfaces.simulated(setup, cache=chosen.cache, jobs=chosen.jobs) for setup in wanted]
+    for draw in DRAWS:
+        if draw.group in chosen.of:
+            found += drawn(draw, within=within_log(WITHIN), cache=chosen.cache, jobs=chosen.jobs, say=say)
+    if "recorded" in chosen.of:
+        found += surfaces.recorded()
+    found = [surface for surface in found if chosen.only in surface.name]
+    for surface in found:
+        say(report.surface_line(surface, within=within_log(WITHIN)))
     return found
 
 

@@ -1,6 +1,7 @@
 """The tuner benchmark's arithmetic, its racers and its bars, on a surface that is worked out by hand."""
 
 import importlib
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def surface(values):
         outcome = "measured" if value is not None else "crashed"
         points[key_of(flags)] = surfaces.Point(flags=flags, value=value, cold_s=120.0, warm_s=60.0, outcome=outcome)
     return surfaces.Surface(
-        name="by hand", is_simulated=True, is_held_out=False, space=space, seeds=(), points=points,
+        name="by hand", is_simulated=True, group=surfaces.CHOSEN, space=space, seeds=(), points=points,
         is_allowed=lambda _: [], grid=surfaces.auto_tune_grid(space),
     )  # fmt: skip
 
@@ -150,3 +151,60 @@ def test_one_simulated_candidate_is_better_than_a_hopeless_one():
     assert good.value > bad.value + 0.3
     assert good.warm_s < good.cold_s
     assert refused.value is None
+
+
+# ---------------------------------------------------------------- draws
+
+
+def first_setups(draw, wanted=20):
+    return list(itertools.islice(module("draws").setups(draw), wanted))
+
+
+def test_a_draw_is_the_same_each_time_and_no_two_have_a_surface_in_common():
+    draws, surfaces = module("draws"), module("surfaces")
+    development, held_out = (first_setups(draw) for draw in draws.DRAWS)
+    assert development == first_setups(draws.DRAWS[0])
+    assert {one.group for one in held_out} == {surfaces.HELD_OUT}
+    bare = [{(one.gpu, one.model, one.users, one.objective, one.prompt_words, one.output_tokens) for one in group}
+            for group in (development, held_out)]  # fmt: skip
+    assert not bare[0] & bare[1]
+
+
+def test_drawn_surfaces_fit_their_card_and_stay_small():
+    draws = module("draws")
+    for setup in first_setups(draws.DRAWS[0]):
+        assert setup.space.size <= draws.MOST_CANDIDATES
+        assert set(setup.extra) <= {axis.flag for axis in setup.space.axes}
+        assert max(setup.users) >= max((users for _, users in setup.crashes), default=0)
+
+
+def test_a_model_that_does_not_fit_is_passed_over():
+    draws = module("draws")
+    for seed in range(5):
+        assert draws.setup(draws.random.Random(seed), cards=["rtx4060"], models=["llama-3.1-8b"]) is None
+
+
+def test_defaults_run_on_every_drawn_surface():
+    for setup in first_setups(module("draws").DRAWS[0], 100):
+        usual = setup.space.defaults
+        for flags, _ in setup.crashes:
+            assert any(usual[flag] < least for flag, least in flags)
+
+
+def test_candidates_of_which_vllm_makes_the_same_are_launched_once():
+    surfaces = module("surfaces")
+    setup = surfaces.Setup(gpu="h100", model="qwen2.5-1.5b", users=(20,), objective="throughput")
+    flags = {"max-num-batched-tokens": 8192, "max-num-seqs": 64, "max-model-len": 4096}
+    made = surfaces.made_of(setup, flags)
+    assert made == surfaces.made_of(setup, {**flags, "performance-mode": "throughput"})  # it only moves defaults
+    assert made != surfaces.made_of(setup, {**flags, "performance-mode": "interactivity"})
+    assert made != surfaces.made_of(setup, {**flags, "max-num-seqs": 128})
+
+
+def test_the_time_to_the_first_token_has_a_surface_of_its_own():
+    surfaces = module("surfaces")
+    prompts = {"gpu": "l4", "model": "qwen2.5-1.5b", "users": (20,), "prompt_words": 900, "output_tokens": 64}
+    whole, first = (surfaces.Setup(**prompts, objective=objective) for objective in ("latency", "ttft"))
+    flags = {"max-num-batched-tokens": 16384, "max-num-seqs": 32, "max-model-len": 2048}
+    values = [surfaces.point_of(setup, surfaces.measured_baseline(setup), flags).value for setup in (whole, first)]
+    assert abs(values[0] - values[1]) > 0.02

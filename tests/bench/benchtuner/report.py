@@ -14,7 +14,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 
 from benchtuner.racers import RACERS, Race
-from benchtuner.surfaces import Surface
+from benchtuner.surfaces import DEVELOPMENT, HELD_OUT, Surface
 
 RESAMPLES = 2000
 TAIL = 0.025
@@ -27,7 +27,7 @@ MARK = "simulated"
 
 def surface_line(surface: Surface, *, within: float) -> str:
     """What a surface is like."""
-    kind = (MARK if surface.is_simulated else "recorded") + (", held out" if surface.is_held_out else "")
+    kind = f"{MARK}, {surface.group}" if surface.is_simulated else surface.group
     return (
         f"{surface.name} ({kind}): {len(surface.points)} candidates, the best {math.exp(surface.best):.3f}x the "
         f"baseline, {surface.good_ratio(within):.1%} within the limit, {surface.failing_ratio():.0%} fail"
@@ -65,7 +65,7 @@ def summary(races: Sequence[Race], *, surfaces: Sequence[Surface], within: float
         {
             "surface": surface.name,
             "is_simulated": surface.is_simulated,
-            "is_held_out": surface.is_held_out,
+            "group": surface.group,
             "candidates": len(surface.points),
             "best_ratio": math.exp(surface.best),
             "good_ratio": surface.good_ratio(-math.log(1 - within)),
@@ -97,10 +97,12 @@ def figures(races: Sequence[Race]) -> dict[str, Any]:
 def bars(
     by: dict[tuple[str, str], list[Race]], *, surfaces: Sequence[Surface], within: float, noise: float
 ) -> list[dict[str, Any]]:
-    """What must hold, over all simulated surfaces together on which there is something to find."""
+    """What must hold over the simulated surfaces with something to find: all of them, and each draw by itself."""
     least = -math.log(1 - within)
     open_ones = [surface for surface in surfaces if surface.is_simulated and surface.best > least]
-    groups = {"": open_ones, ", on the held out surfaces alone": [one for one in open_ones if one.is_held_out]}
+    groups = {"": open_ones} | {
+        f", on the {group} alone": [one for one in open_ones if one.group == group] for group in (DEVELOPMENT, HELD_OUT)
+    }
     wanted = [
         (other, limit, which, [surface.name for surface in group])
         for which, group in groups.items()

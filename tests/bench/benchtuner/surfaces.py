@@ -10,9 +10,10 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean as mean
 
 import msgspec
 
@@ -35,6 +36,7 @@ from harness.records import (
 )
 from harness.search import Demand, Seed, Space, key_of, seeds_for, space_for
 from harness.simulation import Crashed, Machine, Refused, drive
+from harness.simulation.settings import settings
 
 SIMULATION = Path(harness.simulation.__file__).parent
 RECORDED = SIMULATION / "recorded"
@@ -42,6 +44,13 @@ USUAL = (
     "max-num-batched-tokens", "max-num-seqs", "max-model-len", "gpu-memory-utilization", "enable-prefix-caching",
     "performance-mode",
 )  # fmt: skip
+OPTIONAL = (
+    "stream-interval", "async-scheduling", "kv-cache-dtype", "max-num-active-seqs", "long-prefill-token-threshold",
+    "enable-chunked-prefill", "max-cudagraph-capture-size",
+)  # fmt: skip
+"""Flags beside the usual ones whose effect is simulated."""
+RECORDED_GROUP = "recorded"
+CHOSEN, ONCE_HELD_OUT, DEVELOPMENT, HELD_OUT = "chosen", "once held out", "development draw", "held out draw"
 REPEATS = 3
 MIN_CELL_S = 20.0
 """Of a repeat, in the scenarios; and at least three rounds."""
@@ -75,19 +84,28 @@ class Setup:
     model: str
     users: tuple[int, ...]
     objective: str
-    """"throughput" (tok/s) or "latency" (time of whole answers): the levels' mean logarithm of ratios."""
+    """"throughput" (tok/s), "latency" (time of whole answers) or "ttft" (time to the first token): the levels' mean
+    logarithm of ratios. With a fixed number of users the first two are the same figure: one is the other's reciprocal.
+    """
     prompt_words: int = 192
     output_tokens: int = 128
     extra: tuple[str, ...] = ()
     """Flags beside the usual ones."""
     crashes: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
     """Of each crash region the least values of flags, and the least users."""
-    is_held_out: bool = False
-    """Written down before anything was seen of it; nothing of the search was chosen by it."""
+    group: str = CHOSEN
+    number: int | None = None
+    """Of a draw. None: it was written down by hand."""
 
     @property
     def name(self) -> str:
         """For people."""
+        if self.number is not None:
+            load, title = "–".join(map(str, self.users)), self.group.removesuffix(" draw")
+            return (
+                f"{title} {self.number}: {self.gpu}, {self.model}, {self.objective} at {load} users, "
+                f"{self.prompt_words} words to {self.output_tokens} tokens"
+            )
         load = "–".join(str(count) for count in dict.fromkeys((self.users[0], self.users[-1])))
         long = ", long prompts" if self.prompt_words > 500 else ""
         return f"{self.gpu}, {self.model}, {self.objective} at {load} users{long}"
@@ -164,19 +182,20 @@ SETUPS = (
 )  # fmt: skip
 """5 cards, 2 models, loads of 1 to 100 users, half with crash regions; mostly loads for which defaults are not best.
 The search's first guesses were set while some of these were looked at."""
-HELD_OUT = (
-    Setup(gpu="rtx5090", model="llama-3.1-8b", users=(100,), objective="throughput", is_held_out=True),
-    Setup(gpu="rtx5090", model="llama-3.2-3b", users=(1, 5, 10, 50, 100), objective="throughput", is_held_out=True,
+SEEN = (
+    Setup(gpu="rtx5090", model="llama-3.1-8b", users=(100,), objective="throughput", group=ONCE_HELD_OUT),
+    Setup(gpu="rtx5090", model="llama-3.2-3b", users=(1, 5, 10, 50, 100), objective="throughput", group=ONCE_HELD_OUT,
           extra=("async-scheduling",)),
-    Setup(gpu="h200", model="llama-3.1-8b", users=(100,), objective="throughput", prompt_words=900, is_held_out=True,
+    Setup(gpu="h200", model="llama-3.1-8b", users=(100,), objective="throughput", prompt_words=900, group=ONCE_HELD_OUT,
           crashes=(((("max-num-batched-tokens", 16384), ("max-num-seqs", 512)), 1),)),
-    Setup(gpu="h200", model="llama-3.2-3b", users=(50, 100), objective="latency", is_held_out=True,
+    Setup(gpu="h200", model="llama-3.2-3b", users=(50, 100), objective="latency", group=ONCE_HELD_OUT,
           extra=("stream-interval", "async-scheduling")),
-    Setup(gpu="rtx4060", model="qwen2.5-1.5b", users=(50,), objective="throughput", is_held_out=True),
-    Setup(gpu="l4", model="llama-3.2-3b", users=(100,), objective="throughput", prompt_words=600, is_held_out=True,
+    Setup(gpu="rtx4060", model="qwen2.5-1.5b", users=(50,), objective="throughput", group=ONCE_HELD_OUT),
+    Setup(gpu="l4", model="llama-3.2-3b", users=(100,), objective="throughput", prompt_words=600, group=ONCE_HELD_OUT,
           crashes=(((("max-num-batched-tokens", 8192),), 50),)),
 )  # fmt: skip
-"""Other cards or models, and loads and lengths of their own. Where defaults are within the limit, it is said."""
+"""Other cards or models, and loads and lengths of their own, written down before anything was seen of them. They have
+been seen since, and the search was changed after that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +204,7 @@ class Surface:
 
     name: str
     is_simulated: bool
-    is_held_out: bool
+    group: str
     space: Space
     seeds: tuple[Seed, ...]
     points: dict[str, Point]
@@ -233,7 +252,7 @@ def simulated(setup: Setup, *, cache: Path, jobs: int) -> Surface:
     return Surface(
         name=setup.name,
         is_simulated=True,
-        is_held_out=setup.is_held_out,
+        group=setup.group,
         space=setup.space,
         seeds=seeds_for(setup.space, setup.profile, demand=setup.demand),
         points=points,
@@ -243,20 +262,36 @@ def simulated(setup: Setup, *, cache: Path, jobs: int) -> Surface:
 
 
 def digest(setup: Setup) -> str:
-    """Changes with the setup, its space and the simulation's code."""
+    """Changes with what is measured, the candidates and the simulation's code."""
     code = b"".join(path.read_bytes() for path in sorted(SIMULATION.glob("*.py")))
-    parts = (repr(setup).encode(), msgspec.json.encode(setup.space), msgspec.json.encode(setup.profile), code)
+    measured_of = replace(setup, group="", number=None)
+    steps = [(axis.flag, axis.steps) for axis in setup.space.axes]
+    parts = (repr(measured_of).encode(), repr(steps).encode(), msgspec.json.encode(setup.profile), code)
     return hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]
 
 
 def exhausted(setup: Setup, *, jobs: int) -> dict[str, Point]:
-    """Every candidate, each launched once without noise."""
+    """Every candidate, each launched once without noise; of those of which vLLM makes the same only one."""
     baseline = measured_baseline(setup)
-    all_flags = [setup.space.flags_at(places) for places in setup.space.everywhere()]
-    chunks = [(setup, baseline, all_flags[start::64]) for start in range(64)]
+    everything = [setup.space.flags_at(places) for places in setup.space.everywhere()]
+    alike: dict[object, list[Flags]] = {}
+    for flags in everything:
+        alike.setdefault(made_of(setup, flags), []).append(flags)
+    firsts = [group[0] for group in alike.values()]
+    chunks = [(setup, baseline, firsts[start::64]) for start in range(64)]
     with ProcessPoolExecutor(jobs) as pool:
-        found = [point for points in pool.map(points_of, chunks) for point in points]
-    return {key_of(point.flags): point for point in found}
+        found = {key_of(point.flags): point for points in pool.map(points_of, chunks) for point in points}
+    return {key_of(flags): replace(found[key_of(group[0])], flags=flags) for group in alike.values() for flags in group}
+
+
+def made_of(setup: Setup, flags: Flags) -> object:
+    """Equal for candidates that the simulation cannot tell apart."""
+    if setup.is_allowed(flags):
+        return key_of(flags)
+    try:
+        return settings(flags, profile=setup.profile, shape=setup.entry.shape, precision="bf16")
+    except Refused:
+        return key_of(flags)
 
 
 def points_of(work: tuple[Setup, tuple[float, ...], list[Flags]]) -> list[Point]:
@@ -298,9 +333,15 @@ def measured(setup: Setup, flags: Flags, machine: Machine) -> tuple[tuple[float,
             )  # fmt: skip
             began_s = machine.now_s
             result = drive(server, job)
-            spans_s = [record.end_s - record.sent_s for record in result.records if not record.is_warmup]
-            mean_s = math.fsum(spans_s) / len(spans_s)
-            found.append(1 / mean_s if setup.objective == "latency" else users * setup.output_tokens / mean_s)
+            counted = [record for record in result.records if not record.is_warmup]
+            mean_s = mean(record.e2e_s for record in counted)
+            match setup.objective:
+                case "latency":
+                    found.append(1 / mean_s)
+                case "ttft":
+                    found.append(1 / mean(record.ttft_s for record in counted if record.ttft_s is not None))
+                case _:
+                    found.append(users * setup.output_tokens / mean_s)
             warmup_s = max(0.0, result.health.started_s - began_s)
             seconds += warmup_s + REPEATS * max(MIN_CELL_S, ROUNDS * mean_s)
     return tuple(found), seconds
@@ -411,7 +452,7 @@ def recorded_surface(
     return Surface(
         name=f"{profile.name}, {model.name}, throughput at {users} users, recorded",
         is_simulated=False,
-        is_held_out=False,
+        group=RECORDED_GROUP,
         space=space,
         seeds=seeds,
         points=points,
