@@ -55,6 +55,8 @@ REPEATS = 3
 MIN_CELL_S = 20.0
 """Of a repeat, in the scenarios; and at least three rounds."""
 ROUNDS = 3
+MEASURING = 2
+"""Counts up when `measured` changes what it measures, so that kept surfaces are made anew."""
 TRUTH_S = 3.0
 """Of virtual time that a noiseless level is looked at."""
 CRASH_TEXT = "RuntimeError: CUDA error: an illegal memory access was encountered"
@@ -266,7 +268,13 @@ def digest(setup: Setup) -> str:
     code = b"".join(path.read_bytes() for path in sorted(SIMULATION.glob("*.py")))
     measured_of = replace(setup, group="", number=None)
     steps = [(axis.flag, axis.steps) for axis in setup.space.axes]
-    parts = (repr(measured_of).encode(), repr(steps).encode(), msgspec.json.encode(setup.profile), code)
+    parts = (
+        repr(measured_of).encode(),
+        repr(steps).encode(),
+        msgspec.json.encode(setup.profile),
+        code,
+        b"%d" % MEASURING,
+    )
     return hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]
 
 
@@ -321,14 +329,17 @@ def machine_of(setup: Setup) -> Machine:
 
 
 def measured(setup: Setup, flags: Flags, machine: Machine) -> tuple[tuple[float, ...], float]:
-    """At each level what is to be made larger, of one launch; then the seconds that measuring it would take."""
+    """At each level what is to be made larger, of one launch; then the seconds that measuring it would take.
+
+    Each level asks its own prompts, as `bench.cell_seed` sees to: no prefix cache may know them from the one before.
+    """
     server = machine.launch(flags, precision="bf16")
     found, seconds = [], 0.0
     with tempfile.TemporaryDirectory() as folder:
-        for users in setup.users:
+        for number, users in enumerate(setup.users, 1):
             job = LoadJob(
                 url="", api="openai", dialect="vllm", model=setup.model, workload=setup.scenario.workload,
-                load=setup.scenario.load, users=users, repeat=1, seed=1, is_first=True,
+                load=setup.scenario.load, users=users, repeat=1, seed=number, is_first=True,
                 requests_path=f"{folder}/requests.jsonl", client_path=f"{folder}/client.json",
             )  # fmt: skip
             began_s = machine.now_s
