@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from benchtuner.surfaces import DEVELOPMENT, HELD_OUT, OPTIONAL, Setup, Surface, simulated
+from benchtuner.surfaces import DEVELOPMENT, HELD_OUT, OPTIONAL, USUAL, Setup, Surface, simulated
 from harness import config
 from harness.errors import UsageError
 
@@ -26,8 +26,8 @@ MOST_LOADS = 3
 PROMPT_WORDS = (64, 192, 450, 900, 1800)
 OUTPUT_TOKENS = (64, 128, 256)
 MOST_EXTRA = 2
-MOST_CANDIDATES = 400
-"""So that exhaustion stays a matter of seconds."""
+MOST_CANDIDATES = 200
+"""So that exhaustion of a surface takes half a minute of one core."""
 CRASH_SHARE = 0.5
 LIMITED = ("max-num-batched-tokens", "max-num-seqs")
 MOST_DRAWN = 60
@@ -64,6 +64,7 @@ def setup(draws: random.Random, *, cards: Sequence[str] = CARDS, models: Sequenc
         objective=draws.choice(OBJECTIVES),
         prompt_words=draws.choice(PROMPT_WORDS),
         output_tokens=draws.choice(OUTPUT_TOKENS),
+        usual=tuple(flag for flag in USUAL if flag not in OPTIONAL),
         crashes=(crash(draws, card, loads),) if draws.random() < CRASH_SHARE else (),
     )
     try:

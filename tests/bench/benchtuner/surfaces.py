@@ -46,9 +46,9 @@ USUAL = (
 )  # fmt: skip
 OPTIONAL = (
     "stream-interval", "async-scheduling", "kv-cache-dtype", "max-num-active-seqs", "long-prefill-token-threshold",
-    "enable-chunked-prefill", "max-cudagraph-capture-size",
+    "enable-chunked-prefill", "max-cudagraph-capture-size", "performance-mode",
 )  # fmt: skip
-"""Flags beside the usual ones whose effect is simulated."""
+"""Flags whose effect is simulated and without which a space is whole."""
 RECORDED_GROUP = "recorded"
 CHOSEN, ONCE_HELD_OUT, DEVELOPMENT, HELD_OUT = "chosen", "once held out", "development draw", "held out draw"
 REPEATS = 3
@@ -91,6 +91,7 @@ class Setup:
     """
     prompt_words: int = 192
     output_tokens: int = 128
+    usual: tuple[str, ...] = USUAL
     extra: tuple[str, ...] = ()
     """Flags beside the usual ones."""
     crashes: tuple[tuple[tuple[tuple[str, int], ...], int], ...] = ()
@@ -147,7 +148,7 @@ class Setup:
             self.profile,
             self.entry.shape,
             precision="bf16",
-            schema=names_only([*USUAL, *self.extra]),
+            schema=names_only([*self.usual, *self.extra]),
             demand=self.demand,
             allow=("wide", "kv-fp8"),
         )
