@@ -6,7 +6,7 @@ folder; `study`, `storage` and `audit` are the files that know Optuna.
 """
 
 from harness.search.audit import journal_fault
-from harness.search.axes import ALLOWABLE, Demand, demand_of, memory_need, refuse_unfit, space_for
+from harness.search.axes import ALLOWABLE, Aim, Demand, aim_of, demand_of, memory_need, refuse_unfit, space_for
 from harness.search.chooser import WARM
 from harness.search.seeds import presets_of, seeds_for
 from harness.search.space import Axis, Cost, MemoryNeed, Seed, Space, key_of
@@ -16,6 +16,7 @@ from harness.search.study import Candidate, Enough, Exhausted, Search
 __all__ = [
     "ALLOWABLE",
     "WARM",
+    "Aim",
     "Axis",
     "Candidate",
     "Cost",
@@ -26,6 +27,7 @@ __all__ = [
     "Search",
     "Seed",
     "Space",
+    "aim_of",
     "demand_of",
     "journal_fault",
     "key_of",

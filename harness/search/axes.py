@@ -1,6 +1,7 @@
 """The space of a card, a model and a load: which axes apply, their ladders, and what cannot fit cut away. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -48,6 +49,16 @@ DECODE_GRAPHS: Final = '{"cudagraph_mode":"FULL_DECODE_ONLY"}'
 PIECEWISE: Final = '{"cudagraph_mode":"PIECEWISE"}'
 
 
+class Aim(StrEnum):
+    """What is to become fast, as far as the plan proposes other settings for it."""
+
+    ANSWERS = "answers"
+    """Whole ones: tokens per second, their times, the time per token."""
+    FIRST_TOKENS = "first tokens"
+    GAPS = "gaps"
+    """Between the pieces of an answer as they arrive."""
+
+
 class Demand(Record, frozen=True, kw_only=True):
     """What the load asks of an engine."""
 
@@ -59,9 +70,18 @@ class Demand(Record, frozen=True, kw_only=True):
     """The longest request, with some to spare."""
     is_prefix_shared: bool = False
     """Prompts begin alike, so that a prefix cache has something to keep."""
+    aim: Aim = Aim.ANSWERS
 
 
-def demand_of(scenario: Scenario, *, most_users: int, prompt_tokens: float | None) -> Demand:
+def aim_of(metrics: Collection[str]) -> Aim:
+    """Of objectives and limits, whose metrics are named as in `stats.pairing`."""
+    names = {metric.partition(".")[0] for metric in metrics}
+    if "itl_s" in names:
+        return Aim.GAPS
+    return Aim.FIRST_TOKENS if names == {"ttft_s"} else Aim.ANSWERS
+
+
+def demand_of(scenario: Scenario, *, most_users: int, prompt_tokens: float | None, aim: Aim = Aim.ANSWERS) -> Demand:
     """Of a scenario.
 
     Args:  prompt_tokens: the longest mean over a cell, as a server counted it. None: none has yet.
@@ -75,6 +95,7 @@ def demand_of(scenario: Scenario, *, most_users: int, prompt_tokens: float | Non
         output_tokens=workload.output_tokens,
         needed_tokens=int(prompt * 1.1) + workload.output_tokens * workload.turns + SPARE_TOKENS,
         is_prefix_shared=workload.shared_prefix_words > 0 or workload.turns > 1,
+        aim=aim,
     )
 
 
@@ -169,14 +190,16 @@ def optional_axes(profile: GpuProfile, *, precision: str, demand: Demand, allow:
     if not demand.is_prefix_shared:
         # Nothing to find there, so looking and keeping is work for nothing.
         yield Axis(flag="enable-prefix-caching", steps=(None, False), is_ordered=False, effect=0.02, likely=False)
-    yield Axis(flag="performance-mode", steps=(None, "throughput", "interactivity"), is_ordered=False,
-               cost=Cost.COMPILE, effect=0.03)  # fmt: skip
+    # Graphs for each size up to 32. "throughput" only doubles limits that are not sent, and both always are.
+    yield Axis(flag="performance-mode", steps=(None, "interactivity"), is_ordered=False, cost=Cost.COMPILE, effect=0.02)
     if "wide" in allow:
         yield from wide_axes(profile, demand)
     if "kv-fp8" in allow and profile.flops_fp8 is not None:
-        yield Axis(flag=KV_TYPE, steps=(None, "fp8"), is_ordered=False, cost=Cost.COMPILE, effect=0.1)
+        # Half of what each pass reads of it, and twice the room. So it is for weights, and twice the arithmetic.
+        yield Axis(flag=KV_TYPE, steps=(None, "fp8"), is_ordered=False, cost=Cost.COMPILE, effect=0.1, likely="fp8")
     if "quantisation" in allow and profile.flops_fp8 is not None and precision == "bf16":
-        yield Axis(flag="quantization", steps=(None, "fp8"), is_ordered=False, cost=Cost.COMPILE, effect=0.3)
+        yield Axis(flag="quantization", steps=(None, "fp8"), is_ordered=False, cost=Cost.COMPILE, effect=0.3,
+                   likely="fp8")  # fmt: skip
     if "speculation" in allow:
         yield Axis(flag="speculative-config", steps=(None, NGRAM), is_ordered=False, cost=Cost.COMPILE, effect=0.2)
 
@@ -197,8 +220,10 @@ def wide_axes(profile: GpuProfile, demand: Demand) -> Iterator[Axis]:
     yield Axis(flag="optimization-level", steps=(None, 1, 3), is_ordered=False, cost=Cost.COMPILE, effect=0.03)
     yield Axis(flag="block-size", steps=(None, 32, 64), cost=Cost.COMPILE, effect=0.02)
     if max(profile.search.max_num_batched_tokens) >= demand.needed_tokens:
-        # Whole prompts only. vLLM takes it where a batch holds the whole context, which `violations` knows.
-        yield Axis(flag=CHUNKED, steps=(None, False), is_ordered=False, effect=0.03)
+        # Whole prompts only: a piece of one brings no first token. vLLM takes it where a batch holds the whole context,
+        # which `violations` knows.
+        likely = False if demand.aim == Aim.FIRST_TOKENS else None
+        yield Axis(flag=CHUNKED, steps=(None, False), is_ordered=False, effect=0.03, likely=likely)
     if demand.prompt_tokens >= 1024:
         yield Axis(flag="long-prefill-token-threshold", steps=(None, 2048, 512), effect=0.05)
 

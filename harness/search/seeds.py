@@ -7,13 +7,15 @@ from typing import Final
 
 from harness import presets as known_presets
 from harness.records import Flags, GpuProfile, Preset
-from harness.search.axes import Demand
-from harness.search.space import BATCHED, CONTEXT, SEQS, Seed, Space, key_of
+from harness.search.axes import Aim, Demand
+from harness.search.space import BATCHED, CHUNKED, CONTEXT, SEQS, Axis, Seed, Space, count, key_of
 
 CONSERVATIVE_START: Final[Flags] = {BATCHED: 16384, SEQS: 256, CONTEXT: 4096}
 """Of the planning document, for 24 GB."""
 BUSY_FACTOR: Final = 16
 """A batch of so many times the tokens at which arithmetic outweighs reading the weights has nothing left to gain."""
+
+MOST_GRAPHED_TOKENS: Final = 512
 
 
 def seeds_for(
@@ -42,33 +44,64 @@ def seeds_for(
 
 
 def proposal(space: Space, profile: GpuProfile, demand: Demand) -> Flags:
-    """The fewest sequences that hold the load, the shortest context, batches that keep the arithmetic busy.
+    """The fewest sequences that hold the load, the shortest context, the smallest batch that does what the load needs.
 
     Of the flags that may be left to vLLM those that are likely to help; the search finds out which do.
     """
-    flags: Flags = {}
-    for axis in space.axes:
-        steps = [step for step in axis.steps if isinstance(step, int) and not isinstance(step, bool)]
-        match axis.flag:
-            case name if name == SEQS:
-                least = demand.most_users
-            case name if name == CONTEXT:
-                least = demand.needed_tokens
-            case name if name == BATCHED:
-                least = busy_tokens(profile, demand)
-            case _:
-                if axis.likely is not None:
-                    flags[axis.flag] = axis.likely
-                continue
-        flags[axis.flag] = next((step for step in steps if step >= least), steps[-1])
-    return flags
+    is_tight = is_cache_short(space, demand)
+    flags: Flags = {axis.flag: axis.likely for axis in space.axes if axis.likely is not None}
+    if is_tight:
+        flags.pop("enable-prefix-caching", None)  # who had to give way finds its blocks there when it comes back
+    if demand.aim == Aim.GAPS:
+        flags.pop("stream-interval", None)  # larger pieces are longer gaps
+    least = {SEQS: sequences(demand), CONTEXT: demand.needed_tokens}
+    flags |= {axis.flag: step_from(axis, least[axis.flag]) for axis in space.axes if axis.flag in least}
+    batch = batch_tokens(profile, demand, is_tight=is_tight)
+    if flags.get(CHUNKED) is False:
+        batch = max(batch, count(flags, CONTEXT))
+    return flags | {axis.flag: step_from(axis, batch) for axis in space.axes if axis.flag == BATCHED}
 
 
-def busy_tokens(profile: GpuProfile, demand: Demand) -> int:
-    """Tokens a pass from which on larger passes gain nothing, but at least one prompt beside all that decode."""
+def sequences(demand: Demand) -> int:
+    """All users at a time, and where first tokens or gaps count so many that a pass that a prompt joins has a graph.
+
+    vLLM captures graphs for twice the sequences, 512 tokens at most (`_set_cudagraph_sizes` in vllm/config/vllm.py).
+    """
+    joined = demand.most_users + demand.prompt_tokens
+    if demand.aim == Aim.ANSWERS or joined > MOST_GRAPHED_TOKENS:
+        return demand.most_users
+    return max(demand.most_users, -(-joined // 2))
+
+
+def step_from(axis: Axis, least: int) -> int:
+    """The first step of a ladder of counts that is no less; the last one where all are."""
+    steps = [step for step in axis.steps if isinstance(step, int)]
+    return next((step for step in steps if step >= least), steps[-1])
+
+
+def is_cache_short(space: Space, demand: Demand) -> bool:
+    """Whether all users' requests, grown to their ends, would not lie in the KV cache together."""
+    if space.memory is None:
+        return False
+    smallest = {axis.flag: axis.steps[0] for axis in space.axes if axis.flag in {BATCHED, SEQS}}
+    held_tokens = demand.most_users * (demand.prompt_tokens + demand.output_tokens)
+    return held_tokens * space.memory.kv_token_bytes > space.memory.kv_bytes(
+        {flag: step for flag, step in smallest.items() if step is not None}
+    )
+
+
+def batch_tokens(profile: GpuProfile, demand: Demand, *, is_tight: bool) -> int:
+    """Of a pass: one prompt beside all that decode, or so many that larger passes gain nothing.
+
+    First tokens and gaps wait for the pass that they are in, and a larger one is only longer; where the KV cache is
+    short, what a larger batch takes of memory is missing there.
+    """
     least = demand.most_users + demand.prompt_tokens
-    if profile.bandwidth_bytes_s is None or profile.flops_bf16 is None:
+    is_known = profile.bandwidth_bytes_s is not None and profile.flops_bf16 is not None
+    if is_tight or demand.aim != Aim.ANSWERS or not is_known:
         return least
+    assert profile.bandwidth_bytes_s is not None
+    assert profile.flops_bf16 is not None
     return max(least, int(BUSY_FACTOR * profile.flops_bf16 / profile.bandwidth_bytes_s))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from harness import engines
 from harness.records import Cell, Flags, Trial
-from harness.search import Demand, demand_of, key_of
+from harness.search import Demand, aim_of, demand_of, key_of
 from harness.store import RunFolder
 from harness.tune.objectives import told
 from harness.tune.plan import Plan, role_of
@@ -56,8 +56,12 @@ class Known:
     def demand(self) -> Demand:
         """What the load asks for, as the baseline's server counted it."""
         prompts = [cell.prompt_tokens_mean for cell in self.cells_of(0) if cell.prompt_tokens_mean is not None]
+        limits = [limit.metric for one in self._plan.objectives for limit in one.slos]
         return demand_of(
-            self._plan.scenario, most_users=max(self._plan.users), prompt_tokens=max(prompts, default=None)
+            self._plan.scenario,
+            most_users=max(self._plan.users),
+            prompt_tokens=max(prompts, default=None),
+            aim=aim_of([*(one.metric for one in self._plan.objectives), *limits]),
         )
 
     def violations(self, flags: Flags) -> Sequence[str]:

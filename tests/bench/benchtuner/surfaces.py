@@ -34,7 +34,7 @@ from harness.records import (
     Scenario,
     Simulation,
 )
-from harness.search import Demand, Seed, Space, key_of, seeds_for, space_for
+from harness.search import Aim, Demand, Seed, Space, key_of, seeds_for, space_for
 from harness.simulation import Crashed, Machine, Refused, drive
 from harness.simulation.settings import settings
 
@@ -139,6 +139,7 @@ class Setup:
             prompt_tokens=prompt,
             output_tokens=self.output_tokens,
             needed_tokens=int(1.1 * prompt) + self.output_tokens + 32,
+            aim=Aim.FIRST_TOKENS if self.objective == "ttft" else Aim.ANSWERS,
         )
 
     @cached_property

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import config
@@ -11,7 +11,19 @@ from harness.engines.flags import names_only
 from harness.errors import UsageError
 from harness.models.registry import entry
 from harness.records import Flags, FlagValue, GpuProfile, KnownFlag, Preset
-from harness.search import ALLOWABLE, Axis, Cost, Demand, Space, demand_of, memory_need, seeds_for, space_for
+from harness.search import (
+    ALLOWABLE,
+    Aim,
+    Axis,
+    Cost,
+    Demand,
+    Space,
+    aim_of,
+    demand_of,
+    memory_need,
+    seeds_for,
+    space_for,
+)
 from harness.search.axes import accepts
 
 EVERY_FLAG = names_only(
@@ -76,6 +88,7 @@ def test_all_places_are_counted_once() -> None:
     assert len(everywhere) == len(set(everywhere)) == LADDERS.size == 12
 
 
+@settings(deadline=None)  # time says how busy the machine is
 @given(number=st.integers(0, 11))
 def test_flags_lead_back_to_their_place(number: int) -> None:
     places = LADDERS.at(number)
@@ -122,6 +135,7 @@ def test_an_unknown_flag_has_no_axis() -> None:
     assert len(space.axes) == 3
 
 
+@settings(deadline=None)  # time says how busy the machine is
 @given(names=st.sets(st.sampled_from(sorted(EVERY_FLAG))), allow=st.sets(st.sampled_from(sorted(ALLOWABLE))))
 def test_no_candidate_has_a_flag_that_vllm_does_not_know(names: set[str], allow: set[str]) -> None:
     space = space_of(schema=names_only(names), allow=tuple(allow))
@@ -130,8 +144,8 @@ def test_no_candidate_has_a_flag_that_vllm_does_not_know(names: set[str], allow:
 
 def test_a_value_that_vllm_does_not_take_is_no_step() -> None:
     schema = dict(EVERY_FLAG)
-    schema["performance-mode"] = KnownFlag(name="performance-mode", kind="str", choices=("balanced", "throughput"))
-    assert ladder(space_of(schema=schema), "performance-mode") == (None, "throughput")
+    schema["stream-interval"] = KnownFlag(name="stream-interval", kind="int", choices=(1, 4))
+    assert ladder(space_of(schema=schema, allow=("wide",)), "stream-interval") == (None, 4)
 
 
 def test_an_axis_of_which_only_the_default_is_left_is_none() -> None:
@@ -280,6 +294,91 @@ def test_the_plan_proposes_the_fewest_sequences_that_hold_the_load() -> None:
     wanted = demand(most_users=50)
     first = seeds_for(space_of(wanted=wanted), config.gpu_profile("rtx4090"), demand=wanted)[0]
     assert (first.origin, first.flags["max-num-seqs"], first.flags["max-model-len"]) == ("memory plan", 64, 2048)
+
+
+def proposed(
+    card: str = "h100",
+    model: str = "qwen2.5-1.5b",
+    *,
+    aim: Aim = Aim.ANSWERS,
+    allow: tuple[str, ...] = (),
+    users: int = 100,
+    prompt_tokens: int = 273,
+) -> Flags:
+    wanted = demand(most_users=users, prompt_tokens=prompt_tokens, needed_tokens=prompt_tokens + 160)
+    wanted = msgspec.structs.replace(wanted, aim=aim)
+    space = space_of(card, model, wanted=wanted, allow=allow)
+    return seeds_for(space, config.gpu_profile(card), demand=wanted)[0].flags
+
+
+def test_first_tokens_get_smaller_batches_than_whole_answers() -> None:
+    # 16 times the 164 tokens at which an RTX 4090's arithmetic outweighs its reads; one prompt beside 100 users is 373.
+    batches = {aim: proposed("rtx4090", aim=aim)["max-num-batched-tokens"] for aim in Aim}
+    assert batches == {Aim.ANSWERS: 4096, Aim.FIRST_TOKENS: 2048, Aim.GAPS: 2048}
+
+
+def test_first_tokens_get_graphs_for_a_pass_that_a_prompt_joins() -> None:
+    few = {"users": 50, "prompt_tokens": 130}  # 180 tokens, and vLLM has graphs for twice the sequences
+    assert proposed(aim=Aim.ANSWERS, **few)["max-num-seqs"] == 64
+    assert proposed(aim=Aim.FIRST_TOKENS, **few)["max-num-seqs"] == 128
+    long = {"users": 50, "prompt_tokens": 900}  # no graph is so large
+    assert proposed(aim=Aim.FIRST_TOKENS, **long)["max-num-seqs"] == 64
+
+
+def test_where_the_cache_is_short_batches_are_small_and_its_prefixes_are_kept() -> None:
+    # 100 requests of 610 tokens are 7.4 GiB for Llama 3.1 8B, and a 24 GB card has 5.5 left beside its weights.
+    tight = proposed("rtx4090", "llama-3.1-8b", prompt_tokens=482)
+    assert tight["max-num-batched-tokens"] == 2048
+    assert "enable-prefix-caching" not in tight
+    assert proposed("h100", "llama-3.1-8b", prompt_tokens=482)["enable-prefix-caching"] is False
+
+
+def test_gaps_are_not_made_longer_by_sending_larger_pieces() -> None:
+    assert proposed(allow=("wide",))["stream-interval"] == 16
+    assert "stream-interval" not in proposed(allow=("wide",), aim=Aim.GAPS)
+
+
+def test_first_tokens_get_whole_prompts_in_a_batch_that_holds_the_context() -> None:
+    first = proposed("rtx4090", allow=("wide",), aim=Aim.FIRST_TOKENS, prompt_tokens=3000)
+    assert first["enable-chunked-prefill"] is False
+    assert violations(first, model_max_len=32768, needed_tokens=3160) == []
+    assert "enable-chunked-prefill" not in proposed(allow=("wide",))
+
+
+def test_eight_bits_that_were_asked_for_are_proposed() -> None:
+    flags = proposed(allow=("kv-fp8", "quantisation"))
+    assert (flags["kv-cache-dtype"], flags["quantization"]) == ("fp8", "fp8")
+
+
+@pytest.mark.parametrize("aim", Aim)
+@pytest.mark.parametrize("users", [1, 20, 100])
+@pytest.mark.parametrize("prompt_tokens", [60, 900, 7000])
+def test_vllm_takes_what_the_plan_proposes_for_every_aim(aim: Aim, users: int, prompt_tokens: int) -> None:
+    for card in ("rtx3090", "a100"):
+        flags = proposed(card, aim=aim, allow=("wide",), users=users, prompt_tokens=prompt_tokens)
+        assert violations(flags, model_max_len=32768, needed_tokens=prompt_tokens + 160) == []
+
+
+@pytest.mark.parametrize(
+    ("metrics", "aim"),
+    [
+        (["output_tok_s"], Aim.ANSWERS),
+        (["e2e_s.p50"], Aim.ANSWERS),
+        (["tpot_s.p95"], Aim.ANSWERS),
+        (["ttft_s.p95"], Aim.FIRST_TOKENS),
+        (["ttft_s.p95", "output_tok_s"], Aim.ANSWERS),
+        (["goodput", "ttft_s"], Aim.ANSWERS),
+        (["itl_s.p95", "output_tok_s"], Aim.GAPS),
+        (["goodput", "itl_s"], Aim.GAPS),
+    ],
+)
+def test_the_aim_of_a_study_follows_from_its_objectives_and_limits(metrics: list[str], aim: Aim) -> None:
+    assert aim_of(metrics) == aim
+
+
+def test_a_value_that_does_nothing_beside_the_limits_that_are_sent_is_not_searched() -> None:
+    # vLLM 0.32, engine/arg_utils.py: "throughput" doubles the two limits where they are not given.
+    assert ladder(space_of(), "performance-mode") == (None, "interactivity")
 
 
 def preset(gpu: str, seqs: int) -> Preset:
