@@ -31,7 +31,12 @@ def seeds_for(
     Args:  presets: settings that won for this model, by the card's name.
            profiles: of those cards.
     """
-    wanted = [Seed(flags=proposal(space, profile, demand), origin="memory plan")]
+    plan = proposal(space, profile, demand)
+    wanted = [Seed(flags=plan, origin="memory plan")]
+    if demand.aim != Aim.ANSWERS:
+        # Longer passes, fewer prompts cut in two: which weighs more hangs on how prompts come together.
+        larger = {axis.flag: step_from(axis, count(plan, BATCHED) + 1) for axis in space.axes if axis.flag == BATCHED}
+        wanted.append(Seed(flags=plan | larger, origin="memory plan, larger batch"))
     near = nearest(profile, presets or {}, profiles or {})
     if near is not None and not near.is_default:
         wanted.append(Seed(flags=near.flags, origin=f"preset of the {near.gpu}"))

@@ -317,6 +317,17 @@ def test_first_tokens_get_smaller_batches_than_whole_answers() -> None:
     assert batches == {Aim.ANSWERS: 4096, Aim.FIRST_TOKENS: 2048, Aim.GAPS: 2048}
 
 
+def test_of_first_tokens_a_larger_batch_is_tried_next() -> None:
+    wanted = msgspec.structs.replace(demand(), aim=Aim.FIRST_TOKENS)
+    seeds = seeds_for(space_of(wanted=wanted), config.gpu_profile("rtx4090"), demand=wanted)
+    assert [seed.flags["max-num-batched-tokens"] for seed in seeds[:2]] == [2048, 4096]
+    assert seeds[1].origin == "memory plan, larger batch"
+    assert [one.origin for one in seeds_for(space_of(), config.gpu_profile("rtx4090"), demand=demand())] == [
+        "memory plan",
+        "conservative start",
+    ]
+
+
 def test_first_tokens_get_graphs_for_a_pass_that_a_prompt_joins() -> None:
     few = {"users": 50, "prompt_tokens": 130}  # 180 tokens, and vLLM has graphs for twice the sequences
     assert proposed(aim=Aim.ANSWERS, **few)["max-num-seqs"] == 64
