@@ -135,7 +135,8 @@ machine_options = options(
     click.option(
         "--model",
         "model_name",
-        help="Model of the registry (harness models list); with --url the server's own id. Default: the profile's.",
+        help="Model of the registry by any of its names (harness models list); with --url the server's own id. "
+        "Default: the profile's.",
     ),
     click.option("--vllm-python", help="Python interpreter that has vLLM. Default: found by probing."),
 )

@@ -138,6 +138,7 @@ def compare_command(
     if baseline == "ollama" and ollama_url is None:
         engines.find_ollama(ollama_bin)
     profile = profile_for(gpu)
+    model_name = models.entry(model_name).name if model_name is not None else None
     found = chosen_preset(candidate, results=results, profile=profile, model=model_name, defaults=defaults)
     preset = found.preset if found else None
     name = model_name or (preset.model if preset else profile.default_model)

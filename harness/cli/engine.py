@@ -82,6 +82,8 @@ def chosen(
         spec = LaunchSpec(engine="url", model=model_name, source=model_name, url=checked_url(url), api=api)
         return Chosen(spec, gpu or "remote", config.gpu_profile(gpu).is_cpu if gpu else False)
     assert engine is not None
+    if model_name is not None and engine != "reference":
+        model_name = models.entry(model_name).name
     if engine == "simulated":
         profile = simulated_profile(gpu)
         entry = models.entry(model_name or profile.default_model)

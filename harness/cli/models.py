@@ -54,7 +54,7 @@ def models_list(*, is_json: bool, results: Path) -> int:
 def models_fetch(*, name: str, is_json: bool, results: Path, vllm_python: str | None) -> int:
     """Bring a model to this machine, in the forms that the engines want."""
     del results
-    models.entry(name)
+    name = models.entry(name).name
     interpreter = None
     with contextlib.suppress(EngineError):
         interpreter = str(engines.find_vllm(vllm_python).python)

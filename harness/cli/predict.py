@@ -23,7 +23,9 @@ PREDICTED = "(predicted, not measured)"
 @cli.command("predict")
 @output_options
 @click.option("--gpu", required=True, help="Card profile of gpus.toml; the card need not be in this machine.")
-@click.option("--model", "model_name", required=True, help="Model of the registry (harness models list).")
+@click.option(
+    "--model", "model_name", required=True, help="Model of the registry by any of its names (harness models list)."
+)
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),

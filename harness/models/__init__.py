@@ -2,7 +2,7 @@
 
 from harness.models.library import fetch, files, is_synthetic
 from harness.models.places import PRECISIONS, made, place_of
-from harness.models.registry import DEFAULT_SEED, entries, entry
+from harness.models.registry import DEFAULT_SEED, entries, entry, registered, short_tag
 
 __all__ = [
     "DEFAULT_SEED",
@@ -14,4 +14,6 @@ __all__ = [
     "is_synthetic",
     "made",
     "place_of",
+    "registered",
+    "short_tag",
 ]

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from harness import config
+from harness.errors import UsageError
 from harness.models.tensors import FAMILIES, parameters
 from harness.records import ModelEntry
 
@@ -22,17 +23,41 @@ def entries() -> dict[str, ModelEntry]:
 
 
 def entry(name: str) -> ModelEntry:
-    """The model called `name`; synth-<name> and synth-<name>-seed<N> have random weights of that one's shape.
+    """The model of that name: ours, the hub's, or Ollama's short one.
 
+    synth-<name> and synth-<name>-seed<N> have random weights of that one's shape.
     Raises: UsageError with the closest name and all of them.
     """
+    found = registered(name)
+    if found is not None:
+        return found
     known = entries()
-    if name in known:
-        return known[name]
+    for model in known.values():
+        for precision, tag in model.ollama_tags.items():
+            if name.casefold() == tag.casefold():
+                raise UsageError(
+                    f"{name} is {model.name} in {precision}, and --model names no precision",
+                    hint=f"say {model.name}",
+                )
+    raise config.unknown_name("model", name, [*known, *(f"synth-{like}" for like in known)])
+
+
+def registered(name: str) -> ModelEntry | None:
+    """The model of that name, as `entry` takes it. None: there is none."""
+    known = entries()
     like, seed = synthetic_parts(name) or ("", 0)
     if like in known:
         return synthetic(known[like], seed=seed)
-    raise config.unknown_name("model", name, [*known, *(f"synth-{like}" for like in known)])
+    for model in known.values():
+        if name.casefold() in {alias.casefold() for alias in (model.name, model.hf_id, short_tag(model))}:
+            return model
+    return None
+
+
+def short_tag(model: ModelEntry) -> str:
+    """The name that users of Ollama type: qwen2.5:1.5b for qwen2.5:1.5b-instruct-q4_K_M."""
+    family, _, tag = model.ollama_tags.get(model.ollama_default, model.name).partition(":")
+    return f"{family}:{tag.partition('-')[0]}" if tag else family
 
 
 def synthetic_parts(name: str) -> tuple[str, int] | None:

@@ -10,7 +10,7 @@ beside each: whatever ends the harness, nothing of them is left.
         vllm.key                         with --api-key-file: what vLLM asks of the proxy
 """
 
-from harness.serve.model import foreign, parser_flags, registered, short_tag
+from harness.serve.model import foreign, parser_flags
 from harness.serve.plan import (
     OLLAMA_PORT,
     Plan,
@@ -45,9 +45,7 @@ __all__ = [
     "proxy_command",
     "reachable",
     "refuse_taken_port",
-    "registered",
     "run",
-    "short_tag",
     "stop_signals",
     "typed_flags",
     "vllm_command",

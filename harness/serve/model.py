@@ -7,7 +7,7 @@ from typing import Final
 
 from harness import config, models
 from harness.errors import UsageError
-from harness.records import Flags, ModelEntry
+from harness.records import Flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +40,6 @@ def parser_flags(*names: str) -> Flags:
             tools: Flags = {"enable-auto-tool-choice": True, "tool-call-parser": family.tools} if family.tools else {}
             return tools | ({"reasoning-parser": family.reasoning} if family.reasoning else {})
     return {}
-
-
-def short_tag(entry: ModelEntry) -> str:
-    """The name that users of Ollama type: qwen2.5:1.5b for qwen2.5:1.5b-instruct-q4_K_M."""
-    family, _, tag = entry.ollama_tags.get(entry.ollama_default, entry.name).partition(":")
-    return f"{family}:{tag.partition('-')[0]}" if tag else family
-
-
-def registered(wanted: str) -> ModelEntry | None:
-    """The registry's model of that name, be it ours, Hugging Face's or Ollama's short one. None: it has none."""
-    if models.is_synthetic(wanted):
-        return models.entry(wanted)
-    for entry in models.entries().values():
-        if wanted.casefold() in {name.casefold() for name in (entry.name, entry.hf_id, short_tag(entry))}:
-            return entry
-    return None
 
 
 def foreign(wanted: str) -> tuple[str, str]:

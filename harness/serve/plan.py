@@ -17,7 +17,7 @@ from harness.engines.process import free_port
 from harness.errors import EngineBadFlag, UsageError
 from harness.progress import Say
 from harness.records import Flags, GpuProfile, LaunchSpec, Preset
-from harness.serve.model import PARSER_FLAGS, foreign, parser_flags, registered, short_tag
+from harness.serve.model import PARSER_FLAGS, foreign, parser_flags
 from harness.serve.port import reachable
 
 OLLAMA_PORT: Final = 11434
@@ -94,7 +94,7 @@ def planned(
     """What `harness serve` will start, with the model fetched. Raises: UsageError, EngineError."""
     install = vllm.find(vllm_python)
     typed = typed_flags(vllm_words)
-    entry = registered(model) if model is not None else None
+    entry = models.registered(model) if model is not None else None
     settings = (
         None
         if model is not None and entry is None and preset is None  # no card has one for a model it does not know
@@ -114,7 +114,7 @@ def planned(
     if entry is not None:
         files = models.fetch(entry.name, vllm_python=str(install.python), say=say)
         spec = specs.launch_spec("vllm", files, flags=flags, env=profile.vllm_env, program=str(install.python))
-        spec = msgspec.structs.replace(spec, model=name or short_tag(entry))
+        spec = msgspec.structs.replace(spec, model=name or models.short_tag(entry))
     else:
         source, usual_name = foreign(str(model))
         spec = LaunchSpec(

@@ -214,6 +214,12 @@ def test_the_default_load_is_that_of_the_ladder(capsys: pytest.CaptureFixture[st
     assert [line.split()[0] for line in out.splitlines() if "tok/s  " in line] == ["1", "5", "10", "50", "100"]
 
 
+@pytest.mark.parametrize("alias", ["llama3.1:8b", "meta-llama/Llama-3.1-8B-Instruct"])
+def test_a_model_may_be_named_as_on_either_side(capsys: pytest.CaptureFixture[str], alias: str) -> None:
+    documents = [run(capsys, "--gpu", "rtx4090", "--model", name, "--json")[1] for name in (alias, "llama-3.1-8b")]
+    assert documents[0] == documents[1]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

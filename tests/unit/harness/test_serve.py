@@ -42,18 +42,18 @@ def plan(tmp_path: Path) -> serve.Plan:
     [("qwen2.5-1.5b", "qwen2.5:1.5b"), ("smollm2-135m", "smollm2:135m"), ("llama-3.1-8b", "llama3.1:8b")],
 )
 def test_clients_see_the_name_that_users_of_ollama_type(name, tag):
-    assert serve.short_tag(models.entry(name)) == tag
+    assert models.short_tag(models.entry(name)) == tag
 
 
 @pytest.mark.parametrize("wanted", ["qwen2.5-1.5b", "qwen2.5:1.5b", "Qwen/Qwen2.5-1.5B-Instruct", "QWEN2.5:1.5B"])
 def test_a_model_of_the_registry_is_known_by_each_of_its_names(wanted):
-    found = serve.registered(wanted)
+    found = models.registered(wanted)
     assert found is not None
     assert found.name == "qwen2.5-1.5b"
 
 
 def test_a_tag_that_promises_another_precision_is_not_the_model():
-    assert serve.registered("qwen2.5:1.5b-instruct-q4_K_M") is None
+    assert models.registered("qwen2.5:1.5b-instruct-q4_K_M") is None
 
 
 def test_a_folder_is_called_as_it_is_called(tmp_path):

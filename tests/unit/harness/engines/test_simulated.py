@@ -117,10 +117,11 @@ def test_the_same_seed_measures_the_same_and_another_one_does_not(tmp_path):
 
 def test_the_command_needs_no_gpu_and_no_vllm(tmp_path):
     words = ["bench", "--engine", "simulated", "--gpu", "rtx4090", "--users", "2", "--repeats", "1", "--json"]
-    answer = CliRunner().invoke(cli, [*words, "--results", str(tmp_path)])
+    answer = CliRunner().invoke(cli, [*words, "--model", "qwen2.5:1.5b", "--results", str(tmp_path)])
     assert answer.exit_code == 0, answer.output
     document = json.loads(answer.stdout)
     assert [cell["is_simulated"] for cell in document["cells"]] == [True]
+    assert [cell["model"] for cell in document["cells"]] == ["qwen2.5-1.5b"]
     assert RunFolder(tmp_path / document["run"]).run().is_simulated
 
 

@@ -164,6 +164,26 @@ def test_only_metas_models_are_gated(name):
     assert entry.license == ("apache-2.0" if not entry.is_gated else "llama3.1" if "3.1" in name else "llama3.2")
 
 
+@pytest.mark.parametrize(
+    "name", ["llama-3.1-8b", "llama3.1:8b", "meta-llama/Llama-3.1-8B-Instruct", "META-LLAMA/llama-3.1-8b-instruct"]
+)
+def test_a_model_is_found_by_its_names_on_both_sides(name):
+    assert models.entry(name).name == "llama-3.1-8b"
+
+
+def test_no_two_models_share_a_name():
+    names = [
+        name.casefold() for one in models.entries().values() for name in (one.name, one.hf_id, models.short_tag(one))
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_a_tag_that_names_a_precision_is_refused_with_the_name_to_use():
+    with pytest.raises(UsageError, match=r"llama3\.1:8b-instruct-q8_0 is llama-3\.1-8b in q8_0") as caught:
+        models.entry("llama3.1:8b-instruct-q8_0")
+    assert caught.value.hint == "say llama-3.1-8b"
+
+
 def test_an_unknown_model_is_refused_with_the_closest_name_and_the_list():
     with pytest.raises(UsageError) as caught:
         models.entry("qwen-1.5b")

@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 
-from harness import models, serve
+from harness import models
 from harness.errors import ModelUnavailable, UsageError
 from harness.models import tensors as shapes
 from harness.models.fetch import models_folder
@@ -314,9 +314,9 @@ def test_only_synthetic_names_are_synthetic():
 
 
 def test_harness_serve_takes_a_synthetic_name_for_what_it_is():
-    found = serve.registered("synth-smollm2-135m")
+    found = models.registered("synth-smollm2-135m")
     assert found == models.entry("synth-smollm2-135m")
-    assert serve.short_tag(found) == "synth-smollm2-135m"
+    assert models.short_tag(found) == "synth-smollm2-135m"
 
 
 def test_nothing_is_made_by_asking_what_is_there():
