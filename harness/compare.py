@@ -112,7 +112,9 @@ def run(
     with recorded(
         results=results, kind="compare", model=plan.model, gpu=plan.gpu, seed=plan.seed, scenarios=plan.loads
     ) as recording:
-        study = Study(plan, recording, progress=Progress(planned(plan), say=say), measure=measure, clock=clock)
+        progress = Progress(planned(plan), say=say)
+        progress.note(outlook(plan, at_least_s=progress.left_s()))
+        study = Study(plan, recording, progress=progress, measure=measure, clock=clock)
         try:
             study.measure_all()
         finally:
@@ -132,6 +134,16 @@ def planned(plan: Plan) -> list[tuple[str, float]]:
         loads = loads_of(plan, role, plan.loads)
         steps += planned_steps(side.spec.engine, loads, repeats=plan.repeats) * plan.blocks
     return steps
+
+
+def outlook(plan: Plan, *, at_least_s: float) -> str:
+    """What is to come, before anything is known of this machine."""
+    kinds = [kind for kind, _ in planned(plan)]
+    launches = sum(kind.startswith("launch ") for kind in kinds)
+    return (
+        f"{launches} launches and {len(kinds) - launches} cells: at least {clock_text(at_least_s)}. Each load warms up "
+        "until it is steady: seconds on a card, on a CPU perhaps minutes. The time left is told as cells end"
+    )
 
 
 def loads_of(plan: Plan, role: str, loads: Sequence[Scenario]) -> tuple[Scenario, ...]:

@@ -125,6 +125,14 @@ def run(engines: Engines, results: Path, **changes: Any) -> compare.Done:
     )
 
 
+def test_what_is_to_come_is_told_before_the_first_launch(tmp_path: Path) -> None:
+    said: list[str] = []
+    engines = Engines(steady)
+    done = compare.run(PLAN, results=tmp_path, say=said.append, measure=engines.measure, clock=lambda: engines.now_s)
+    launches, cells = len(engines.launches), len(done.folder.cells())
+    assert said[0].startswith(f"{launches} launches and {cells} cells: at least ")
+
+
 # ---------------------------------------------------------------- the order of launches
 
 

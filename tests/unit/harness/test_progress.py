@@ -84,7 +84,42 @@ def test_time_that_is_not_the_users_is_called_by_its_name(clock: Clock) -> None:
     said = list[str]()
     progress = Progress([("a", 5.0), ("b", 65.0)], say=said.append, now=clock, of="of simulated time")
     progress.done("a", "first")
-    assert said == ["first  [1 min 05 s of simulated time left]"]
+    assert said == ["first  [at least 1 min 05 s of simulated time left]"]
+
+
+def test_cells_of_an_engine_that_is_slow_are_expected_to_be_slow_at_other_loads_too(clock: Clock) -> None:
+    steps = [("launch vllm", 60.0), ("vllm 1 user", 5.0), ("vllm 50 users", 7.0), ("ollama 1 user", 5.0)]
+    progress = Progress(steps, say=unheard, now=clock)
+    clock.now_s += 30.0
+    progress.done("launch vllm", "")
+    assert progress.left_s() == 17.0, "a launch tells nothing of cells"
+    clock.now_s += 20.0
+    progress.done("vllm 1 user", "")
+    assert progress.left_s() == 4 * 7.0 + 5.0, "nor one engine of the other"
+
+
+def test_a_launch_of_one_engine_tells_nothing_of_anothers(clock: Clock) -> None:
+    progress = Progress([("launch ollama", 5.0), ("launch vllm", 60.0)], say=unheard, now=clock)
+    clock.now_s += 50.0
+    progress.done("launch ollama", "")
+    assert progress.left_s() == 60.0
+
+
+def test_a_time_left_that_nothing_seen_supports_is_the_least(clock: Clock) -> None:
+    said: list[str] = []
+    progress = Progress([("vllm 1 user", 5.0), ("ollama 1 user", 5.0)] * 2, say=said.append, now=clock)
+    for kind in ("vllm 1 user", "ollama 1 user", "vllm 1 user"):
+        clock.now_s += 10.0
+        progress.done(kind, "one")
+    assert said == ["one  [at least 20 s left]", "one  [20 s left]", "one  [10 s left]"]
+
+
+def test_a_step_that_was_added_later_is_paced_too(clock: Clock) -> None:
+    progress = Progress([("vllm 1 user", 5.0)], say=unheard, now=clock)
+    clock.now_s += 10.0
+    progress.done("vllm 1 user", "")
+    progress.add([("vllm 5 users", 6.0)])
+    assert progress.left_s() == 12.0
 
 
 def test_a_step_that_will_not_come_takes_no_time(clock: Clock) -> None:
@@ -100,4 +135,4 @@ def test_a_step_that_was_not_planned_is_said_and_changes_no_other(clock: Clock) 
     progress = Progress([("cell", 20.0)], say=said.append, now=clock)
     clock.now_s += 500.0
     progress.done("surprise", "it came")
-    assert said == ["it came  [20 s left]"]
+    assert said == ["it came  [at least 20 s left]"]
