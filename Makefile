@@ -7,6 +7,8 @@ CLIENTS ?= .venv-clients
 PEERS ?= .venv-peers
 BENCH_CLIENTS ?= .venv-bench-clients
 MODEL ?= smollm2-135m
+# Tests that run at the same time.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * os.cpu_count())')
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
@@ -20,7 +22,7 @@ export HARNESS_VLLM_PYTHON ?= $(abspath $(VLLM_PYTHON))
 export HARNESS_CLIENTS ?= $(abspath $(CLIENTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-vllm clients model test check lint fix demo bench-proxy bench-clients bench-tuner clean python-is-new-enough
+.PHONY: help venv venv-vllm clients model test fuzz check lint fix demo bench-proxy bench-clients bench-tuner clean python-is-new-enough
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -51,15 +53,20 @@ model: venv venv-vllm ## the small model that tests and demo use
 clients: | python-is-new-enough ## the real clients that the proxy is tested with, in .venv-clients
 	@$(PYTHON) tools/install_clients.py --folder $(CLIENTS)
 
-# What times something to the millisecond runs alone: two at a time on two cores would measure each other. Files of e2e run
-# two at a time, each as a whole: what one has set up, such as weights, serves all its tests. Many tests start processes and
-# race with them, or measure: where one failed it runs again and pytest counts it ("1 rerun"). A machine shared with others
-# has bad moments, a defect shows every time.
+# What times something to the millisecond runs alone: others beside it would be in its figures. All others run more at a
+# time than there are cores, since most wait for processes most of the time; those that share a real vLLM, or start one of
+# their own, are one group and run one after another. Many tests start processes and race with them, or measure: where one
+# failed it runs again and pytest counts it ("1 rerun"). A machine shared with others has bad moments, a defect shows every
+# time.
 test: venv venv-vllm model clients ## all tests: fast ones, timing ones, real engines, real clients
-	$(PYTEST) -n 2 --reruns 1 --ignore=tests/accuracy --ignore=tests/e2e --ignore=tests/clients --ignore=tests/gpu
+	$(PYTEST) -n $(WORKERS) --reruns 1 --ignore=tests/accuracy --ignore=tests/e2e --ignore=tests/clients --ignore=tests/gpu
 	$(PYTEST) --reruns 2 tests/accuracy
-	$(PYTEST) -n 2 --dist loadfile --reruns 1 tests/e2e
-	$(PYTEST) --reruns 1 tests/clients
+	$(PYTEST) -n $(WORKERS) --dist loadgroup --reruns 1 tests/e2e tests/clients
+
+# What the fuzz of every run has found, it has found: these requests are others.
+fuzz: venv ## the proxy under 100,000 generated requests, others each time; FUZZ_SEED=N repeats one
+	FUZZ_REQUESTS=$${FUZZ_REQUESTS:-100000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
+	  $(PYTEST) -n $(WORKERS) --timeout 3600 -s tests/contract/test_fuzz.py
 
 lint: venv ## format, lint, types, imports, spelling
 	$(RUN) ruff format --check $(CODE)

@@ -1,9 +1,14 @@
 """What all tests share: markers by folder, golden files."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Before anybody imports NumPy. Tests run beside each other, and threads of its BLAS that wait for each other keep the
+# cores busy: on two cores that others wanted too, a forward pass of the small model took 3 to 6 s, alone 0.3 to 0.8.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -20,6 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         if marker := {"clients": "e2e"}.get(folder, folder if folder in {"accuracy", "e2e", "gpu"} else None):
             item.add_marker(marker)
+        if folder == "clients":  # its servers and what its clients saw are there once, for all its tests
+            item.add_marker(pytest.mark.xdist_group("clients"))
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def has_venv() -> bool:
 
 def install_python(folder: Path) -> None:
     """ollama, LangChain, llm and LiteLLM, in one environment."""
-    pip(environment(folder), "install", *PYTHON_CLIENTS)
+    pip(environment(folder), "install", "--no-compile", *PYTHON_CLIENTS)
 
 
 def install_open_webui(folder: Path) -> None:
@@ -152,13 +152,13 @@ def install_open_webui(folder: Path) -> None:
         raise Left(f"it needs Python 3.11 or 3.12, this is {sys.version_info[0]}.{sys.version_info[1]}")
     python = environment(folder)
     try:
-        pip(python, "install", "--no-deps", OPEN_WEBUI)
+        pip(python, "install", "--no-compile", "--no-deps", OPEN_WEBUI)
     except Failed as why:
         if "no matching distribution" in str(why).lower():
             raise Left(f"this index has no {OPEN_WEBUI} for this Python") from None
         raise
     told = run([str(python), "-c", "import importlib.metadata as m,json;print(json.dumps(m.requires('open-webui')))"])
-    pip(python, "install", *needed(json.loads(told), OPEN_WEBUI_NEEDS), *OPEN_WEBUI_UNNAMED)
+    pip(python, "install", "--no-compile", *needed(json.loads(told), OPEN_WEBUI_NEEDS), *OPEN_WEBUI_UNNAMED)
 
 
 def install_node(folder: Path) -> None:

@@ -2,14 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from harness.cli import main
 from harness.models.fetch import CONVERSION
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +29,10 @@ min_s = 1.2
 max_s = 30
 warmup_max_s = 20
 """
+
+
+real_vllm = pytest.mark.xdist_group("real vLLM")
+"""Tests that share one, or start one of their own: a start keeps a core busy for half a minute, so one at a time."""
 
 
 class Ended(NamedTuple):
@@ -68,6 +74,28 @@ def small_scenario(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
     path.write_text(SMALL)
     return path
+
+
+@pytest.fixture
+def harness_here(
+    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ended]]:
+    """As `harness`, in this process: for words that are refused before anything is started."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+    def run(*words: str | Path) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, words)])
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    yield run
+    for number, handler in handlers.items():
+        if handler is not None and signal.getsignal(number) != handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture

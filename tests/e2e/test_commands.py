@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.errors import UsageError
+from harness.records import RunState
 from harness.store import RunFolder
 
 Harness = Callable[..., Any]
@@ -102,12 +103,18 @@ def test_bench_speaks_to_a_server_that_already_runs(harness: Harness, small_scen
         (["nonsense"], "nonsense"),
     ],
 )
-def test_a_mistake_of_the_user_exits_with_2_and_helps(harness: Harness, words: list[str], said: str) -> None:
-    ended = harness(*words)
+def test_a_mistake_of_the_user_exits_with_2_and_helps(harness_here: Harness, words: list[str], said: str) -> None:
+    ended = harness_here(*words)
     assert ended.code == 2, ended.stderr
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
+
+
+def test_a_mistake_is_the_exit_code_of_the_process(harness: Harness) -> None:
+    ended = harness("bench", "--engine", "vlm")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "vlm" in ended.stderr
 
 
 def test_no_ollama_exits_with_3_and_names_both_ways_on(harness: Harness) -> None:
@@ -313,6 +320,29 @@ def test_a_baseline_that_fails_twice_stops_the_study_with_the_log(harness: Harne
     assert ended.code == 3, ended.stderr
     assert "the defaults of the fake engine never start" in ended.stderr
     assert ".log" in ended.stderr
+
+
+def test_a_bench_whose_engine_never_got_ready_is_a_failed_run_that_says_why(
+    harness: Harness, small_scenario: Path, fake_vllm_python: Path, tmp_path: Path
+) -> None:
+    """Its folder stays, for the log is in it; its page and the list of reports call it what it is."""
+    ended = harness(
+        "bench", "--engine", "vllm", "--gpu", "cpu", "--scenario", small_scenario, "--vllm-python", fake_vllm_python,
+        env={"FAKE_VLLM_BASELINE_FAILS": "1"},
+    )  # fmt: skip
+    assert ended.code == 3, ended.stderr
+    (folder,) = (path.parent for path in tmp_path.glob("results/*/run.json"))
+    run = RunFolder(folder).run()
+    assert (run.state, RunFolder(folder).cells()) == (RunState.FAILED, ())
+    assert "never start" in run.error
+    assert list(folder.glob("engine-*.log"))
+    reported = harness("report", folder.name)
+    assert reported.code == 0
+    assert f"{folder.name}: FAILED, with 0 cells: {run.error}" in reported.stderr
+    page, listed = (tmp_path / "reports" / name for name in (f"{folder.name}.html", "index.html"))
+    assert "This run failed" in page.read_text()
+    assert "never start" in page.read_text()
+    assert "failed" in listed.read_text()
 
 
 def test_an_engine_that_dies_under_load_exits_with_3_and_keeps_the_cell(

@@ -6,6 +6,7 @@ vLLM itself is not started here: tests of the engine do that with this same fold
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,8 +18,10 @@ import pytest
 
 from harness import models
 from harness.errors import ModelUnavailable
+from harness.models.fetch import models_folder
+from tests.e2e.conftest import real_vllm
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, real_vllm]
 
 ROOT = Path(__file__).parents[2]
 NAME = "smollm2-135m"
@@ -97,9 +100,13 @@ def vllm_python():
 
 @pytest.fixture(scope="module")
 def fetched(vllm_python, tmp_path_factory):
-    """The model, fetched into an empty cache."""
+    """The model, fetched into an empty cache; in CI `make model` has just done so, and what it made is copied."""
+    cache = tmp_path_factory.mktemp("cache")
+    if os.environ.get("CI") == "true" and models.files(NAME).vllm_source is not None:
+        kept = models_folder() / NAME
+        shutil.copytree(kept, cache / kept.relative_to(kept.parents[2]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(cache))
         try:
             yield models.fetch(NAME, vllm_python=vllm_python, say=print)
         except ModelUnavailable as error:
