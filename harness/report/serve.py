@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Final
 
 from harness.records import EngineFacts, Flags, Run
@@ -69,9 +70,14 @@ def block(run: Run) -> str:
 
 
 def source(run: Run) -> str:
-    """The model as vLLM took it, if that is an id of a hub; empty where it is a folder of that machine."""
+    """The model as vLLM took it, if that is an id of a hub; empty where it is a folder of that machine.
+
+    Of a simulation, in which nothing was launched, as it was asked for.
+    """
     facts = chosen(run)
-    argv = facts.argv if facts else ()
+    argv: Sequence[str] = facts.argv if facts else ()
+    if not argv and run.is_simulated:
+        argv = run.command.replace("=", " ").split()
     for name, value in itertools.pairwise(argv):
         if name in {"--model", "serve"} and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", value):
             return value
