@@ -1,9 +1,10 @@
 """How many launches a search needs: ours beside chance, vLLM's auto_tune and plain TPE, on surfaces that are known.
 
-    python tests/bench/tuner_bench.py [--quick] [--seeds 20] [--json FILE] [--page FILE] [--bars]
+    python tests/bench/tuner_bench.py [--quick] [--of GROUP]... [--seeds 20] [--json FILE] [--page FILE] [--bars]
 
 No GPU is needed: all surfaces but the recorded one are simulated, and so is every minute below. Their true optimum is
-known by exhaustion of the simulation without noise, which takes some minutes the first time and is then kept.
+known by exhaustion of the simulation without noise, which takes some minutes the first time and is then kept. Surfaces
+were written down by hand, or drawn by a rule: one draw to develop the search on, one held out (benchtuner/draws.py).
 
 Definitions. A launch: one candidate, whatever comes of it; the baseline, which every search is given, is none. Found
 setting: the best by what was told so far, each value with its noise; the baseline until something is better. Launches

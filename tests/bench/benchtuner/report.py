@@ -5,7 +5,7 @@ import io
 import math
 import random
 from collections.abc import Sequence
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 import matplotlib as mpl
@@ -120,6 +120,7 @@ def bars(
                 "low": low,
                 "high": high,
                 "limit": limit,
+                "least": 1 / geometric_mean([median_launches(by[name, other]) for name in names]),
                 "met": value <= limit,
                 "met_surely": high <= limit,
                 "surfaces_that_meet_it": sum(ratio <= limit for ratio in each.values()),
@@ -139,10 +140,14 @@ def bars(
     return found
 
 
+def median_launches(races: Sequence[Race]) -> float:
+    """Until they are there."""
+    return median(needed(one, "launches") for one in races)
+
+
 def surface_ratio(by: dict[tuple[str, str], list[Race]], name: str, other: str) -> float:
     """Of medians."""
-    ours, theirs = (median(needed(one, "launches") for one in by[name, racer]) for racer in (OURS, other))
-    return ours / theirs
+    return median_launches(by[name, OURS]) / median_launches(by[name, other])
 
 
 def pooled_ratio(by: dict[tuple[str, str], list[Race]], names: Sequence[str], other: str) -> tuple[float, float, float]:
@@ -152,11 +157,10 @@ def pooled_ratio(by: dict[tuple[str, str], list[Race]], names: Sequence[str], ot
     def drawn(races: Sequence[Race]) -> float:
         return median(draws.choices([needed(one, "launches") for one in races], k=len(races)))
 
-    def mean(ratios: Sequence[float]) -> float:
-        return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
-
-    value = mean([surface_ratio(by, name, other) for name in names])
-    again = sorted(mean([drawn(by[name, OURS]) / drawn(by[name, other]) for name in names]) for _ in range(RESAMPLES))
+    value = geometric_mean([surface_ratio(by, name, other) for name in names])
+    again = sorted(
+        geometric_mean([drawn(by[name, OURS]) / drawn(by[name, other]) for name in names]) for _ in range(RESAMPLES)
+    )
     return value, again[int(TAIL * RESAMPLES)], again[int((1 - TAIL) * RESAMPLES) - 1]
 
 
@@ -204,7 +208,8 @@ def bar_text(bar: dict[str, Any]) -> str:
     """One line: met or missed, with the figure."""
     interval = f" [{bar['low']:.3f}, {bar['high']:.3f}]" if "low" in bar else ""
     each = f", on {bar['surfaces_that_meet_it']} of {bar['surfaces']} surfaces by itself" if "surfaces" in bar else ""
-    return f"{'met' if bar['met'] else 'MISSED'}: {bar['text']}: {bar['value']:.3f}{interval}{each}"
+    least = f"; a search that needs one launch on each would have {bar['least']:.3f}" if "least" in bar else ""
+    return f"{'met' if bar['met'] else 'MISSED'}: {bar['text']}: {bar['value']:.3f}{interval}{each}{least}"
 
 
 # ---------------------------------------------------------------- page
