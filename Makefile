@@ -54,14 +54,16 @@ clients: | python-is-new-enough ## the real clients that the proxy is tested wit
 	@$(PYTHON) tools/install_clients.py --folder $(CLIENTS)
 
 # What times something to the millisecond runs alone: others beside it would be in its figures. All others run more at a
-# time than there are cores, since most wait for processes most of the time; those that share a real vLLM, or start one of
-# their own, are one group and run one after another. Many tests start processes and race with them, or measure: where one
-# failed it runs again and pytest counts it ("1 rerun"). A machine shared with others has bad moments, a defect shows every
-# time.
+# time than there are cores, since most wait for processes most of the time. Files of e2e run each as a whole: what one has
+# set up, such as weights, serves all its tests. (Not by xdist's groups: up to 3.8 it forgets them under pytest 9.2.) The
+# clients share two vLLM servers, so they are one process. Many tests start processes and race with them, or measure: where
+# one failed it runs again and pytest counts it ("1 rerun"). A machine shared with others has bad moments, a defect shows
+# every time.
 test: venv venv-vllm model clients ## all tests: fast ones, timing ones, real engines, real clients
 	$(PYTEST) -n $(WORKERS) --reruns 1 --ignore=tests/accuracy --ignore=tests/e2e --ignore=tests/clients --ignore=tests/gpu
 	$(PYTEST) --reruns 2 tests/accuracy
-	$(PYTEST) -n $(WORKERS) --dist loadgroup --reruns 1 tests/e2e tests/clients
+	$(PYTEST) -n $(WORKERS) --dist loadfile --reruns 1 tests/e2e
+	$(PYTEST) --reruns 1 tests/clients
 
 # What the fuzz of every run has found, it has found: these requests are others.
 fuzz: venv ## the proxy under 100,000 generated requests, others each time; FUZZ_SEED=N repeats one

@@ -25,8 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         if marker := {"clients": "e2e"}.get(folder, folder if folder in {"accuracy", "e2e", "gpu"} else None):
             item.add_marker(marker)
-        if folder == "clients":  # its servers and what its clients saw are there once, for all its tests
-            item.add_marker(pytest.mark.xdist_group("clients"))
 
 
 @pytest.fixture

@@ -31,10 +31,6 @@ warmup_max_s = 20
 """
 
 
-real_vllm = pytest.mark.xdist_group("real vLLM")
-"""Tests that share one, or start one of their own: a start keeps a core busy for half a minute, so one at a time."""
-
-
 class Ended(NamedTuple):
     """A command that has ended."""
 

@@ -19,7 +19,6 @@ from harness import engines, models
 from harness.engines import Engine
 from harness.errors import EngineNotFound, HarnessError
 from harness.records import LaunchSpec, ModelFiles
-from tests.e2e.conftest import real_vllm
 
 pytestmark = pytest.mark.e2e
 
@@ -87,7 +86,6 @@ def test_a_living_process_is_not_gone() -> None:
         assert_gone({os.getpid()})
 
 
-@real_vllm
 @pytest.mark.timeout(600)
 def test_vllm_starts_answers_tells_what_it_took_and_is_gone(model_files: ModelFiles, tmp_path: Path) -> None:
     try:

@@ -19,9 +19,8 @@ import pytest
 from harness import models
 from harness.errors import ModelUnavailable
 from harness.models.fetch import models_folder
-from tests.e2e.conftest import real_vllm
 
-pytestmark = [pytest.mark.e2e, real_vllm]
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 NAME = "smollm2-135m"

@@ -18,7 +18,7 @@ import pytest
 
 from harness import models
 from harness.engines.process import free_port
-from tests.e2e.conftest import Ended, real_vllm
+from tests.e2e.conftest import Ended
 
 ROOT = Path(__file__).parents[2]
 NAME = "smollm2:135m"
@@ -289,7 +289,6 @@ def test_the_proxy_runs_until_a_signal(tmp_path: Path, environment: dict[str, st
 # ---------------------------------------------------------------- a real vLLM
 
 
-@real_vllm
 @pytest.mark.timeout(600)
 def test_a_real_vllm_is_served_killed_served_again_and_stopped(
     served: Callable[..., Serving], environment: dict[str, str]

@@ -22,10 +22,9 @@ from harness.errors import HarnessError
 from harness.models.tensors import FAMILIES
 from harness.models.weights import Weights
 from harness.records import Flags, LaunchSpec, ModelFiles
-from tests.e2e.conftest import real_vllm
 from tests.fakes.transformer import Transformer, log_probabilities
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), real_vllm]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 LIKE: Final = "smollm2-135m"
