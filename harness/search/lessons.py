@@ -22,9 +22,9 @@ from harness.search.space import (
 GIB: Final = 2**30
 SHORT: Final = "memory_short_gib"
 """Name of the constraint that says by how much memory was short."""
-REFUSED_VALUE: Final = re.compile(r"argument (?:-\w+/)?--([\w.-]+)")
-"""argparse on a value: "argument --kv-cache-dtype: invalid choice: 'fp9'"."""
-UNKNOWN: Final = re.compile(r"unrecognized arguments:((?: \S+)+)|does not know the flag --([\w.-]+)")
+REFUSED_VALUE: Final = re.compile(r"(?:argument |refuses its flags: )(?:-\w+/)?--([\w.-]+)")
+"""argparse on a value, "argument --dtype: invalid choice: 'f9'", and the same as `engines.failures` says it."""
+UNKNOWN: Final = re.compile(r"(?:unrecognized arguments:|does not know the flag)((?: \S+)+)")
 
 
 class Lessons:
@@ -120,8 +120,7 @@ def refused_by(trial: Trial) -> list[tuple[str, FlagValue | None]]:
     """Flags that vLLM named in its refusal: with the value, or None where it does not know the flag at all."""
     found: list[tuple[str, FlagValue | None]] = []
     for match in UNKNOWN.finditer(trial.reason):
-        words = match[1].split() if match[1] else [f"--{match[2]}"]
-        for name in (word[2:].partition("=")[0] for word in words if word.startswith("--")):
+        for name in (word[2:].partition("=")[0] for word in match[1].split() if word.startswith("--")):
             if name in trial.flags:
                 found.append((name, None))
             elif trial.flags.get(positive := name.removeprefix("no-")) is False:

@@ -1,12 +1,18 @@
 """Lessons: what a failure forbids from then on, and what it does not."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.engines import failure
 from harness.records import Flags, Outcome, Trial
 from harness.search import Axis, MemoryNeed, Space
 from harness.search.lessons import Lessons
+from harness.tune.trials import failed_trial
+
+LOGS = Path(__file__).parents[1] / "engines" / "logs"
 
 BATCHED = (2048, 4096, 8192)
 SEQS = (32, 64, 128)
@@ -120,10 +126,28 @@ def test_with_more_room_for_the_cache_the_context_stays() -> None:
         ("error: argument --kind: invalid choice: 'a'", {"kind": "a"}, {"kind": "b"}, False),
         ("error: argument --kind/-k: invalid choice: 'a'", {"kind": "a"}, {"kind": "a", "y": 1}, True),
         ("Value error, x must not be y", {"x": 1, "y": 1}, {"x": 1, "y": 2}, False),
+        ("vLLM 0.26 does not know the flag --a 4 --new-flag 5 (log: l)", {"new-flag": 5}, {"new-flag": 8}, True),
     ],
 )
 def test_a_refusal_cuts_what_it_names(reason: str, flags: Flags, other: Flags, *, is_cut: bool) -> None:
     lessons = after(flags, Outcome.BAD_FLAG, reason=reason)
+    assert (lessons.reason(other) is not None) is is_cut
+
+
+@pytest.mark.parametrize(
+    ("log", "flags", "other", "is_cut"),
+    [
+        ("vllm_invalid_choice", {"kv-cache-dtype": "fp99"}, {"kv-cache-dtype": "fp99", "y": 1}, True),
+        ("vllm_invalid_choice", {"kv-cache-dtype": "fp99"}, {"kv-cache-dtype": "fp8"}, False),
+        ("vllm_invalid_value", {"max-num-seqs": "many"}, {"max-num-seqs": "many", "y": 1}, True),
+        ("vllm_unknown_flag", {"max-num-sequences": 4}, {"max-num-sequences": 8}, True),
+    ],
+)
+def test_a_refusal_of_the_real_vllm_is_understood(log: str, flags: Flags, other: Flags, *, is_cut: bool) -> None:
+    """Not vLLM's log reaches the lessons but what was made of it, and that was not understood."""
+    error = failure("vLLM 0.32.0", (LOGS / f"{log}.txt").read_text(), returncode=2, log=Path("engine.log"))
+    lessons = Lessons(SPACE)
+    lessons.learn(failed_trial(1, {**flags, "x": 1}, error, wall_s=1.0))
     assert (lessons.reason(other) is not None) is is_cut
 
 
