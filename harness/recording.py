@@ -115,6 +115,8 @@ def recorded(
 def kept(recording: Recording) -> Iterator[Recording]:
     """run.json tells how the run ended, whatever ended it."""
     with recording.folder.locked():
+        if (recording.folder.path / "run.json").exists():  # another process may have gone on until a moment ago
+            recording.run = recording.folder.run()
         recording.update(state=RunState.RUNNING, error="", ended_utc=None)
         recording.settle()
         try:

@@ -21,7 +21,8 @@ TARGET_MISSED = 10
 INTERRUPTED = 130
 BUG = 1
 
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)", re.ASCII)
+LONGEST_S = 365 * 24 * 3600.0
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -106,7 +107,10 @@ class Duration(click.ParamType[float]):
         parts = DURATION.findall(str(value))
         if not parts or "".join(number + unit for number, unit in parts) != value:
             self.fail(f"{value!r} is not a duration such as 45m, 90s or 1h30m", param, ctx)
-        return sum(float(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in parts)
+        seconds = sum(float(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in parts)
+        if seconds > LONGEST_S:
+            self.fail(f"{value!r} is longer than a year", param, ctx)
+        return seconds
 
 
 def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:

@@ -55,7 +55,7 @@ PRECISION = "bf16"
     "Default: balanced, or goodput with --slo.",
 )
 @click.option("--slo", "slos", multiple=True, metavar="LIMIT", help="For goodput: 'ttft:p95<500ms'; repeatable.")
-@click.option("--trials", type=click.IntRange(1), help="Candidates besides the baseline.")
+@click.option("--trials", type=click.IntRange(1, 10_000), help="Candidates besides the baseline.")
 @click.option("--budget", type=Duration(), help="Time for all of it, defence and report included: 45m, 2h.")
 @click.option(
     "--allow",
@@ -128,11 +128,11 @@ def tune_command(
         tune.cards(workers or 1, profile, is_simulated=is_simulated)  # before anything is fetched
         plan = plan_for(
             profile,
-            models.entry(model_name or profile.default_model),
+            models.entry(profile.default_model if model_name is None else model_name),
             scenario=config.scenario(scenario_name, is_cpu=profile.is_cpu),
             users=users,
             repeats=repeats,
-            objective=objective or ("goodput" if slos else "balanced"),
+            objective=("goodput" if slos else "balanced") if objective is None else objective,
             slos=slos,
             trials=trials,
             budget_s=budget,

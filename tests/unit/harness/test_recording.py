@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from harness.errors import EngineCrashed, UsageError
-from harness.recording import Recording, recorded
+from harness.recording import Recording, kept, recorded
 from harness.records import Cell, CellState, EngineFacts, Run, RunState
 from harness.store import RunFolder
 
@@ -90,3 +90,13 @@ def test_a_disk_that_stays_full_is_an_error_that_counts_what_is_lost(tmp_path: P
         assert "No space left" in caught.value.message
         folder.is_full = False
         assert [one.repeat for one in folder.cells()] == [1], "what was written before stays readable"
+
+
+def test_a_run_is_gone_on_with_as_it_is_when_nobody_else_holds_it(tmp_path: Path) -> None:
+    """And not as it was when it was first looked at: another process may have gone on with it in between."""
+    with start(tmp_path) as recording:
+        folder, early = recording.folder, recording.run
+        recording.add_note("written later")
+    with kept(Recording(folder, early)):
+        pass
+    assert "written later" in folder.run().notes
