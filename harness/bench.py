@@ -9,6 +9,7 @@ import msgspec
 
 from harness import config, engines, load, models, roofline, telemetry
 from harness.engines import Engine
+from harness.engines.running import HANG_S, hung
 from harness.errors import EngineError, UsageError
 from harness.progress import SIMULATED_TIME, Progress, Say
 from harness.recording import Recording, recorded
@@ -30,6 +31,7 @@ from harness.records import (
 from harness.report.text import cell_line
 from harness.simulation import Machine, build, calibrate
 from harness.stats import summary
+from harness.stats.telemetry import standing_s
 from harness.store import RunFolder
 
 LAUNCH_GUESS_S = {"vllm": 60.0, "proxied": 61.0, "ollama": 5.0, "llamacpp": 3.0, "reference": 1.0, "simulated": 90.0}
@@ -289,7 +291,10 @@ class Bench:
             else:
                 with sampler:
                     result = self._drive(
-                        job, work=folder.path / "requests", log=folder.path / "load.log", check=engine.check
+                        job,
+                        work=folder.path / "requests",
+                        log=folder.path / "load.log",
+                        check=lambda: check(engine, sampler),
                     )
         except EngineError as error:
             self.death = error
@@ -339,6 +344,16 @@ class Bench:
         if not reasons or cell.state == CellState.FAILED:
             return cell
         return msgspec.structs.replace(cell, state=CellState.INVALID, reasons=(*cell.reasons, *reasons))
+
+
+def check(engine: Engine, sampler: telemetry.Sampler) -> None:
+    """Nothing, while the engine lives and goes on. Raises: EngineError; EngineHung: it stands still."""
+    engine.check()
+    if (engine.metrics_dialect or engine.dialect) != "vllm":
+        return  # llama.cpp counts an answer when it has ended, Ollama counts nothing
+    standing = standing_s(sampler.samples)
+    if standing > HANG_S:
+        raise hung(engine.title, standing, log=engine.log)
 
 
 def load_at(plan: Load, level: Level) -> Load:

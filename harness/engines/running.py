@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from harness.engines.failures import failure
 from harness.engines.process import ProcessGroup
-from harness.errors import EngineError
+from harness.errors import EngineError, EngineHung
 from harness.records import EngineFacts, Flags, LoadJob, LoadResult
 from harness.simulation import build
 
@@ -106,6 +107,19 @@ class Engine:
             launch_s=self.launch_s if self.process is not None or self.is_simulated else None,
             is_simulated=self.is_simulated,
         )
+
+
+HANG_S: Final = 120.0
+"""An engine that has work and gives no token for so long hangs: its steps take seconds, also on two slow cores."""
+
+
+def hung(title: str, standing_s: float, *, log: Path | None) -> EngineHung:
+    """The error of an engine that stands still."""
+    return EngineHung(
+        f"{title} has had requests for {standing_s:.0f} s and given no token",
+        hint="see the end of its log for what it was doing",
+        log=log,
+    )
 
 
 def size_of_weights(source: str) -> int | None:

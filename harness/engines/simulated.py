@@ -9,10 +9,10 @@ from typing import Final
 from harness import simulation
 from harness.engines.failures import failure
 from harness.engines.flags import violations
-from harness.engines.running import Engine
+from harness.engines.running import HANG_S, Engine, hung
 from harness.errors import EngineBadFlag, EngineError, UsageError
 from harness.records import LaunchSpec, LoadJob, LoadResult
-from harness.simulation import Crashed, Machine, Refused, Server
+from harness.simulation import Crashed, Machine, Refused, Server, Stalled
 
 TITLE: Final = "simulated vLLM"
 VERSION: Final = "0.32"
@@ -58,6 +58,9 @@ def _drive(server: Server, job: LoadJob, *, log: Path) -> LoadResult:
         return simulation.drive(server, job)
     except Crashed as crash:
         raise _failure(crash.log_text, log=log, model=job.model) from crash
+    except Stalled as stall:
+        server.machine.now_s += HANG_S
+        raise hung(TITLE, HANG_S, log=log) from stall
 
 
 def _failure(log_text: str, *, log: Path, model: str) -> EngineError:

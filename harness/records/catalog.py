@@ -142,20 +142,24 @@ class Target(Record, frozen=True, kw_only=True):
 
 
 class CrashRegion(Record, frozen=True, kw_only=True):
-    """Settings with which a simulated engine dies under load."""
+    """Settings with which a simulated engine dies, at its start or under load."""
 
     flags: dict[str, int]
     """It dies where each of these, as the engine resolved it, is at least so large,"""
+    at_most: dict[str, int] = {}
+    """each of these at most so large,"""
     users: int = 1
-    """and so many sequences are in one step."""
-    log_text: str
+    """and so many sequences are in one step. 0: it does not even start."""
+    log_text: str = ""
     """What its log says then."""
+    is_hang: bool = False
+    """It does not die there, but stands still: it takes requests and answers none."""
 
     def holds(self, resolved: Flags) -> bool:
         """Whether an engine of these settings is in the region."""
-        return all(
-            isinstance(value := resolved.get(name), int) and value >= least for name, least in self.flags.items()
-        )
+        found = {name: value for name, value in resolved.items() if isinstance(value, int)}
+        is_over = all(name in found and found[name] >= least for name, least in self.flags.items())
+        return is_over and all(name in found and found[name] <= most for name, most in self.at_most.items())
 
 
 class Simulation(Record, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ written. `scheduler` knows no clock, so a server in real time can use the same.
 """
 
 from harness.simulation.drive import drive
-from harness.simulation.machine import Crashed, Machine, Server
+from harness.simulation.machine import Crashed, Machine, Server, Stalled
 from harness.simulation.settings import Refused
 
-__all__ = ["Crashed", "Machine", "Refused", "Server", "drive"]
+__all__ = ["Crashed", "Machine", "Refused", "Server", "Stalled", "drive"]

@@ -25,6 +25,10 @@ class Crashed(Exception):
         self.log_text = log_text
 
 
+class Stalled(Exception):
+    """The engine stands still under load, and will not go on."""
+
+
 class Machine:
     """Launches simulated vLLMs one after another. Its time passes only by what they do."""
 
@@ -60,7 +64,7 @@ class Machine:
         whole_s = startup.launch_s(made, plan, shape=made_of.shape, is_cached=is_cached) * slowness
         self.now_s = began_s + whole_s
         self._compiled.add(made.compile_key)
-        return Server(
+        server = Server(
             self,
             made=made,
             plan=plan,
@@ -70,6 +74,8 @@ class Machine:
             launch_s=whole_s,
             slowness=slowness,
         )
+        server.refuse_start()
+        return server
 
 
 class Server:
@@ -107,6 +113,12 @@ class Server:
         self._noise = _factors(machine.made_of, launch=launch)
         self._drawn = 0
 
+    def refuse_start(self) -> None:
+        """Nothing, where it comes up. Raises: Refused."""
+        for region in self._crashes:
+            if not region.users:
+                raise Refused(region.log_text)
+
     def begin_cell(self) -> None:
         """Another cell of the same launch: somewhat faster or slower than the one before."""
         self._cells += 1
@@ -134,7 +146,7 @@ class Server:
         return f"Simulated vLLM: no engine ran, and every time here is of a virtual clock.\n{told}\n"
 
     def step_s(self, step: Step) -> float:
-        """How long this step takes, by noise and drift too. Raises: Crashed."""
+        """How long this step takes, by noise and drift too. Raises: Crashed, Stalled."""
         self._refuse(step)
         made_of = self.machine.made_of
         drift = 1 + made_of.drift_ratio_per_hour * self.machine.now_s / 3600
@@ -149,7 +161,7 @@ class Server:
             raise Crashed(startup.out_of_memory(plan, asked_bytes=peak_bytes - plan.device_bytes))
         for region in self._crashes:
             if users >= region.users:
-                raise Crashed(region.log_text)
+                raise Stalled if region.is_hang else Crashed(region.log_text)
 
 
 def _factors(made_of: Simulation, *, launch: int) -> list[float]:

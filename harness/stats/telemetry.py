@@ -1,5 +1,6 @@
 """The samples of the machine in one cell's window, and what of them a reader must know."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -144,6 +145,29 @@ def gained(samples: Sequence[TelemetrySample], window: Window, reading: Reading)
         return None
     first, last = np.interp([covered.start_s, covered.end_s], times, counts)
     return float(last - first) * window.length_s / covered.length_s
+
+
+def standing_s(samples: Sequence[TelemetrySample]) -> float:
+    """For how long before the last sample the engine has had requests, and its counters of tokens have not moved.
+
+    0 where it never told its counters. One that has told them, and does not answer any more, stands still too.
+    """
+    told = [sample for sample in samples if EngineMetric.OUTPUT_TOKENS in sample.engine]
+    if not told:
+        return 0.0
+    rest = itertools.takewhile(lambda one: not is_idle(one) and tokens(one) == tokens(told[-1]), reversed(told))
+    since_s = min((sample.t_s for sample in rest), default=samples[-1].t_s)
+    return samples[-1].t_s - since_s
+
+
+def is_idle(sample: TelemetrySample) -> bool:
+    """Whether the engine had no request in hand."""
+    return not sum(sample.engine.get(name, 0.0) for name in (EngineMetric.RUNNING, EngineMetric.WAITING))
+
+
+def tokens(sample: TelemetrySample) -> float:
+    """Of prompts and answers, since the engine was started."""
+    return sum(sample.engine.get(name, 0.0) for name in (EngineMetric.PROMPT_TOKENS, EngineMetric.OUTPUT_TOKENS))
 
 
 def series(

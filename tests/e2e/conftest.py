@@ -98,14 +98,14 @@ def harness_here(
 def harness(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Ended]:
     """Runs `harness WORDS` in an empty folder, to its end."""
 
-    def run(*words: str | Path, env: dict[str, str] | None = None) -> Ended:
+    def run(*words: str | Path, env: dict[str, str] | None = None, timeout_s: float = 200) -> Ended:
         done = subprocess.run(
             [sys.executable, "-m", "harness", *map(str, words)],
             cwd=tmp_path,
             env={**environment, **(env or {})},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=timeout_s,
             check=False,
         )
         return Ended(done.returncode, done.stdout, done.stderr)

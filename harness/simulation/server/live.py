@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from harness.simulation.machine import Crashed, Server
+from harness.simulation.machine import Crashed, Server, Stalled
 from harness.simulation.scheduler import Sequence, Step
 from harness.simulation.timing import HTTP_IN_S, TOKENIZE_S
-from harness.wire.ticker import Ticker, Waits
+from harness.wire.ticker import FOR_EVER, Ticker, Waits
 
 CATCH_UP_S: Final = 0.002
 BREATH_S: Final = 0.0002
@@ -75,6 +75,9 @@ class Live:
                 step_s = self.server.step_s(step)
             except Crashed as crash:
                 self._die(crash)
+                return
+            except Stalled:
+                yield FOR_EVER
                 return
             self.server.machine.now_s += step_s
             due_s += step_s / self._speed

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -10,7 +11,8 @@ import pytest
 from harness import bench
 from harness.bench import Bench, Part, work_of
 from harness.engines import Engine
-from harness.errors import EngineCrashed
+from harness.engines.running import HANG_S
+from harness.errors import EngineCrashed, EngineHung
 from harness.load import LoadResult
 from harness.progress import Progress
 from harness.recording import Recording, recorded
@@ -20,6 +22,7 @@ from harness.records import (
     ClientHealth,
     ClosedLoop,
     EngineFacts,
+    EngineMetric,
     LaunchSpec,
     Level,
     LoadJob,
@@ -44,6 +47,21 @@ SPEC = LaunchSpec(engine="reference", model="reference")
 def recording(tmp_path: Path) -> Iterator[Recording]:
     with recorded(results=tmp_path, kind="bench", model="m", gpu="cpu", seed=1, scenarios=[SCENARIO]) as found:
         yield found
+
+
+@pytest.mark.parametrize(("dialect", "stands"), [("vllm", True), ("llamacpp", False)])
+def test_an_engine_that_stands_still_is_said_to_hang(dialect: str, stands: bool) -> None:
+    """llama.cpp is not judged: it counts an answer only when that has ended."""
+    engine: Any = SimpleNamespace(title="E", dialect=dialect, metrics_dialect=None, log=None, check=lambda: None)
+    told = dict[str, float]({EngineMetric.RUNNING: 2.0, EngineMetric.OUTPUT_TOKENS: 9.0})
+    sampler: Any = SimpleNamespace(samples=[TelemetrySample(t_s=t, engine=told) for t in (0.0, HANG_S)])
+    bench.check(engine, sampler)
+    sampler.samples.append(TelemetrySample(t_s=HANG_S + 1, engine=told))
+    if not stands:
+        bench.check(engine, sampler)
+        return
+    with pytest.raises(EngineHung, match="E has had requests for 121 s and given no token"):
+        bench.check(engine, sampler)
 
 
 def progress() -> Progress:

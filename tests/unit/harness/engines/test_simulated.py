@@ -8,8 +8,9 @@ from click.testing import CliRunner
 
 from harness import bench, config, engines, models, report, specs
 from harness.cli import cli
-from harness.errors import EngineBadFlag, EngineContextTooLong, EngineOutOfMemory, UsageError
-from harness.records import CellState, ClosedLoop, LaunchSpec, LoadJob, Scenario, Workload
+from harness.engines.running import HANG_S
+from harness.errors import EngineBadFlag, EngineContextTooLong, EngineHung, EngineOutOfMemory, UsageError
+from harness.records import CellState, ClosedLoop, CrashRegion, LaunchSpec, LoadJob, Scenario, Workload
 from harness.report import text
 from harness.simulation import Machine
 from harness.store import RunFolder
@@ -190,3 +191,16 @@ def test_failed_launches_take_time_on_the_machines_clock(tmp_path):
 
 def test_an_engine_of_nothing_is_refused(tmp_path):
     failed(tmp_path, LaunchSpec(engine="simulated", model="x"), UsageError)
+
+
+def test_a_place_where_it_stands_still_is_a_hang_that_takes_its_time(tmp_path):
+    one = spec()
+    stall = CrashRegion(flags={}, users=4, is_hang=True)
+    one = msgspec.structs.replace(one, simulation=msgspec.structs.replace(one.simulation, crashes=(stall,)))
+    machine = Machine(one.simulation)
+    with engines.launched(one, log=tmp_path / "log", machine=machine) as engine:
+        engine.drive(job(scenario(), users=1, folder=tmp_path))
+        before_s = machine.now_s
+        with pytest.raises(EngineHung, match="given no token"):
+            engine.drive(job(scenario(), users=8, folder=tmp_path))
+    assert machine.now_s >= before_s + HANG_S

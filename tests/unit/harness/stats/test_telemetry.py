@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.records import EngineMetric, PowerCap, TelemetrySample, TelemetrySummary
-from harness.stats.telemetry import flags, telemetry_summary
+from harness.stats.telemetry import flags, standing_s, telemetry_summary
 from harness.stats.window import Window
 
 quick = settings(max_examples=40, derandomize=True, deadline=None)
@@ -214,3 +214,30 @@ def test_a_quiet_card_has_no_flag() -> None:
     found = summary([sample(t, **fields) for t in every()])
     assert (found.has_gpu, found.preemptions, found.gpu_pcie) == (True, 0.0, "gen4 x16")
     assert flags(found) == ()
+
+
+# ---------------------------------------------------------------- an engine that stands still
+
+
+def at_work(t_s: float, tokens: float, *, running: float = 4.0, waiting: float = 0.0) -> TelemetrySample:
+    told = {EngineMetric.RUNNING: running, EngineMetric.WAITING: waiting, EngineMetric.OUTPUT_TOKENS: tokens}
+    return sample(t_s, engine=dict(told))
+
+
+def test_an_engine_whose_counters_rest_while_it_has_requests_stands_still() -> None:
+    assert standing_s([at_work(t, 5.0 * min(t, 10.0)) for t in every(start_s=0.0, end_s=70.5)]) == 60.0
+    assert standing_s([at_work(t, 7.0, running=0.0, waiting=3.0) for t in (0.0, 30.0, 90.0)]) == 90.0, "all wait"
+
+
+def test_an_engine_that_goes_on_or_has_nothing_to_do_does_not_stand_still() -> None:
+    assert standing_s([at_work(t, t) for t in every()]) == 0.0
+    assert standing_s([at_work(t, 7.0, running=0.0) for t in every()]) == 0.0
+    idle_until_20 = [at_work(t, 7.0, running=float(t > 20.0)) for t in every(end_s=25.5)]
+    assert standing_s(idle_until_20) == 4.5
+
+
+def test_an_engine_that_does_not_even_tell_its_counters_any_more_stands_still() -> None:
+    silent = [sample(t) for t in (12.0, 20.0, 40.0)]
+    assert standing_s([at_work(9.0, 1.0), at_work(10.0, 2.0), *silent]) == 30.0
+    assert standing_s(silent) == 0.0, "it never told them"
+    assert standing_s([]) == 0.0
