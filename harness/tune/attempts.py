@@ -44,10 +44,12 @@ class Attempts:
     ) -> None:
         self._plan, self._known, self._budget, self._launcher, self._progress = plan, known, budget, launcher, progress
         self._scores, self.order, self._worker = scores, order, worker
-        self._contest = Contest(
-            plan.objectives, plan.users, scores, trials=lambda: known.trials, cells_of=known.cells_of
-        )
+        self._contest = Contest(plan.objectives, plan.users, scores, trials=self._rivals, cells_of=known.cells_of)
         self._steps = planned_steps(plan.engine, [plan.scenario], repeats=plan.repeats)
+
+    def _rivals(self) -> list[Trial]:
+        """With whom a candidate is compared while it is measured: of several workers' not with the baseline."""
+        return [trial for trial in self._known.trials if self._worker is None or trial.number]
 
     def tried(self, candidate: Candidate, number: int) -> Trial:
         """One candidate, measured, stopped or failed, written and said. Raises: EngineError that is not its fault."""

@@ -102,8 +102,8 @@ class Defender:
     def _begun(self) -> Defence:
         """The defence under way, or a new one where there is none of all these trials."""
         known = self._recording.run.defence
-        if known is not None and known.trials == len(self._trials) - 1:
-            return known
+        if known is not None and known.finalists and known.trials == len(self._trials) - 1:
+            return known  # one without finalists, for want of time or of hope, is decided anew: nothing was launched
         return self._keep(self._round(1 if known is None else known.round + 1))
 
     def _round(self, number: int, *, refused: tuple[int, ...] = (), finals: tuple[Judged, ...] = ()) -> Defence:
