@@ -167,7 +167,7 @@ class Defence(Record, frozen=True, kw_only=True):
     """Flags for whose ablation time was kept during the finals."""
     looks: int = 1
     """How often the finals may be judged, for which their intervals allow. 2: time was kept for an ablation, and where
-    nobody wins, so that there is nothing to ablate, the finals go on with it."""
+    nobody wins, or it is too short to tell anything, the finals go on with it."""
     extended: tuple[str, ...] = ()
     """Stages that went on after they were judged, with the time that the next one did not need."""
     finalists: tuple[int, ...]

@@ -209,8 +209,8 @@ def judged_notes(rows: Sequence[Judged], control: str, *, looks: int = 1) -> tup
     ]
     if looks > 1:
         out.append(
-            "They allow for two looks: where the first crowns nobody, the time kept for an ablation goes to more "
-            "launches of the finals, which are then judged once more."
+            "They allow for two looks: where the first crowns nobody, or the time kept for an ablation is too short "
+            "for one, it goes to more launches of the finals, which are then judged once more."
         )
     if any(one.agreement is not None for one in rows):
         out.append(

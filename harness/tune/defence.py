@@ -86,6 +86,8 @@ class Defender:
             state = self._finals(state)
             if state.winner is not None:
                 state = self._ablation(state)
+                if not state.removals and self._may_extend(state):
+                    state = self._extended_finals(state)
             elif self._are_all_refused(state):
                 again = self._round(state.round + 1, refused=(*state.refused, *state.finalists), finals=state.finals)
                 if again.finalists:
@@ -157,17 +159,32 @@ class Defender:
 
     def _finals(self, state: Defence) -> Defence:
         """Judged once; where that crowns nobody, again after what was kept for the ablation went to them too."""
-        sides = {BASELINE: self._baseline.flags}
-        sides |= {f"trial {number}": self._trials[number].flags for number in state.finalists}
-        self._said(f"finals: {' and '.join(sides)} in turns, {state.blocks} launches each, on other prompts")
-        if FINALS not in state.extended:
-            state = self._crowned(state, sides, kept_s=self._kept_s(state))
-            if state.winner is not None or state.looks == 1 or self._are_all_refused(state) or not self._has_spare():
-                return state
-            state = self._extended(state, FINALS)
-        return self._crowned(state, sides, kept_s=0.0)
+        self._said(
+            f"finals: {' and '.join(self._sides(state))} in turns, {state.blocks} launches each, on other prompts"
+        )
+        if FINALS in state.extended:
+            return self._crowned(state, kept_s=0.0)
+        state = self._crowned(state, kept_s=self._kept_s(state))
+        if state.winner is not None or self._are_all_refused(state) or not self._may_extend(state):
+            return state
+        return self._extended_finals(state)
 
-    def _crowned(self, state: Defence, sides: Mapping[str, Flags], *, kept_s: float) -> Defence:
+    def _sides(self, state: Defence) -> dict[str, Flags]:
+        """Of the finals."""
+        finalists = {f"trial {number}": self._trials[number].flags for number in state.finalists}
+        return {BASELINE: self._baseline.flags, **finalists}
+
+    def _may_extend(self, state: Defence) -> bool:
+        """Whether the finals may be judged once more, and have time for another launch."""
+        return state.looks > 1 and FINALS not in state.extended and self._has_spare()
+
+    def _extended_finals(self, state: Defence) -> Defence:
+        """With what was kept for an ablation that was not needed, or could not have told anything in that time."""
+        state = msgspec.structs.replace(self._extended(state, FINALS), winner=None, flags=self._baseline.flags)
+        return self._crowned(state, kept_s=0.0)
+
+    def _crowned(self, state: Defence, *, kept_s: float) -> Defence:
+        sides = self._sides(state)
         out: dict[str, str] = {}
         earlier = [one for one in state.finals if one.name not in sides]
         self._stage(state, FINALS, sides, blocks=state.blocks, out=out, kept_s=kept_s)

@@ -1,5 +1,6 @@
 """What a run's folder says while it is written and afterwards."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,20 @@ def test_a_run_is_gone_on_with_as_it_is_when_nobody_else_holds_it(tmp_path: Path
     with kept(Recording(folder, early)):
         pass
     assert "written later" in folder.run().notes
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["bench", "--url", "http://127.0.0.1:1", "--model", "Qwen/Qwen2.5-1.5B-Instruct"],
+        ["tune", "--model", "qwen2.5-1.5b", "--slo", "ttft:p95<500ms"],
+        ["compare", "--candidate", "./my presets/rtx4090.toml"],
+    ],
+)
+def test_the_command_of_a_run_is_what_was_asked_word_for_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    """Whatever names the model inside: the report tells to say this again."""
+    monkeypatch.setattr("sys.argv", ["/somewhere/harness", *asked])
+    with start(tmp_path) as recording:
+        assert shlex.split(recording.run.command) == ["harness", *asked]
