@@ -91,7 +91,7 @@ demo: venv venv-vllm ## from nothing to the report: tune, then compare with Olla
 	@start=$$(date +%s); told=$$(mktemp); trap 'rm -f "$$told"' EXIT; \
 	$(MAKE) --no-print-directory model || exit $$?; \
 	baseline=llamacpp; if command -v ollama >/dev/null; then baseline=ollama; fi; \
-	$(BIN)/harness tune --budget 10m --vllm-python $(VLLM_PYTHON) || exit $$?; \
+	$(BIN)/harness tune --budget 14m --vllm-python $(VLLM_PYTHON) || exit $$?; \
 	code=0; \
 	$(BIN)/harness compare --baseline $$baseline --no-tuned-baseline --vllm-python $(VLLM_PYTHON) > "$$told" || code=$$?; \
 	grep -v '^report: ' "$$told"; \

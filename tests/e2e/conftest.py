@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,3 +112,13 @@ def harness(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Ended]
         return Ended(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+def wait_for(found: Callable[[], Any], *, at_most_s: float = 90.0) -> Any:
+    """What `found` gives as soon as it is something."""
+    deadline = time.monotonic() + at_most_s
+    while time.monotonic() < deadline:
+        if value := found():
+            return value
+        time.sleep(0.05)
+    raise TimeoutError("it never came")
