@@ -188,6 +188,7 @@ class Defender:
         out: dict[str, str] = {}
         earlier = [one for one in state.finals if one.name not in sides]
         self._stage(state, FINALS, sides, blocks=state.blocks, out=out, kept_s=kept_s)
+        out = {name: why for name, flags in sides.items() if (why := self._uncompared(name, flags))} | out
         found = self._judged(state, FINALS, sides, control=BASELINE, out=out, looks=state.looks)
         agreements = {name: self._agreement(name, flags) for name, flags in sides.items()}
         judged = [
@@ -200,7 +201,7 @@ class Defender:
             reason = (
                 "No clear winner: no finalist was surely faster than the defaults by more than the noise. Keep them."
             )
-            return self._keep(msgspec.structs.replace(state, reason=reason))
+            return self._keep(msgspec.structs.replace(state, winner=None, flags=self._baseline.flags, reason=reason))
         number = next(one for one in state.finalists if f"trial {one}" == best.name)
         return self._keep(msgspec.structs.replace(state, winner=number, flags=best.flags, reason=f"{best.name} won."))
 
@@ -223,6 +224,12 @@ class Defender:
             return None
         ours, theirs = (quality.known(self._folder.path, side) for side in (name, BASELINE))
         return None if ours is None or theirs is None else quality.agreement(ours, theirs)
+
+    def _uncompared(self, name: str, flags: Flags) -> str:
+        """Why settings are refused whose answers should have been compared, and were not: nobody vouches for them."""
+        is_needed = self._ask is not None and name != BASELINE and quality.changes_answers(flags)
+        is_bare = is_needed and not self._is_comparable(name, flags)
+        return "its answers were not compared with the baseline's" if is_bare else ""
 
     def _unasked(self, flags: Flags) -> str:
         is_unasked = self._ask is None and quality.changes_answers(flags)
@@ -401,8 +408,12 @@ class Defender:
             out[name] = why
 
     def _too_different(self, name: str, sides: Mapping[str, Flags]) -> str:
-        found = self._agreement(name, sides[name])
-        return "" if found is None else quality.refusal(found)
+        return quality.refusal(self._agreement(name, sides[name])) if self._is_comparable(name, sides[name]) else ""
+
+    def _is_comparable(self, name: str, flags: Flags) -> bool:
+        """Whether its answers and the baseline's are known, and may differ."""
+        is_needed = name != BASELINE and quality.changes_answers(flags)
+        return is_needed and all(quality.known(self._folder.path, side) is not None for side in (name, BASELINE))
 
     def _first_block(self, state: Defence, stage: str) -> int:
         """Stages and rounds go on with the numbers, so that no two launches share prompts that should not."""

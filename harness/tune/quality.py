@@ -18,6 +18,8 @@ MIN_AGREEMENT: Final = 0.7
 ANSWER_TOKENS: Final = 16
 """Short: one token that differs makes all that follow differ, and says no more."""
 TIMEOUT_S: Final = 120.0
+TEXTS: Final = ("content", "reasoning_content", "reasoning")
+"""Of an answer: a parser for thoughts leaves the first one empty; the others are its names in different versions."""
 CHANGING: Final = frozenset(
     {
         "kv-cache-dtype", "kv-cache-dtype-skip-layers", "calculate-kv-scales", "quantization", "dtype", "model",
@@ -72,7 +74,11 @@ def changes_answers(flags: Flags) -> bool:
 
 
 def answers(engine: Engine) -> tuple[str, ...]:
-    """The engine's answers to all questions, greedy and one at a time. Raises: EngineError where it gives none."""
+    """The engine's answers to all questions, greedy and one at a time. Raises: EngineError where it gives none.
+
+    Nobody else may ask it meanwhile: of 32 answers of vLLM 0.32 in bf16, on a CPU, all were the same when asked again,
+    and 28 were while four others were being answered, since other batches round differently.
+    """
     with httpx.Client(base_url=engine.url, timeout=TIMEOUT_S, trust_env=False) as http:
         return tuple(answer(http, engine, question) for question in QUESTIONS)
 
@@ -89,24 +95,33 @@ def answer(http: httpx.Client, engine: Engine, question: str) -> str:
     try:
         said = http.post("/v1/chat/completions", json=body)
         said.raise_for_status()
-        return str(said.json()["choices"][0]["message"]["content"])
-    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        message = said.json()["choices"][0]["message"]
+        return "".join(text for name in TEXTS if isinstance(text := message.get(name), str))
+    except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
         engine.check()  # a better name for it, where the engine has died
         raise EngineCrashed(f"{engine.title} did not answer {question!r}: {error}", log=engine.log) from error
 
 
-def agreement(ours: Sequence[str], theirs: Sequence[str]) -> Estimate | None:
-    """The share of equal answers with Wilson's interval. None where nothing was asked."""
-    return share(sum(a == b for a, b in zip(ours, theirs, strict=True)), len(ours))
+def agreement(ours: Sequence[str], baseline: Sequence[str]) -> Estimate | None:
+    """The share of equal answers with Wilson's interval. None where nothing can be compared.
+
+    Where the baseline says nothing, nothing can be equal: two engines that are both silent would agree in all.
+    """
+    pairs = [pair for pair in zip(ours, baseline, strict=True) if pair[1].strip()]
+    return share(sum(a == b for a, b in pairs), len(pairs))
 
 
-def refusal(found: Estimate) -> str:
+def refusal(found: Estimate | None) -> str:
     """Why settings with such answers are refused; empty where they are not."""
+    if found is None:
+        return "the baseline answered none of the questions, so nothing tells whether its answers are still given"
     if found.low >= MIN_AGREEMENT:
         return ""
+    silent = len(QUESTIONS) - found.n
+    left_out = f" ({silent} more it left without an answer)" if silent > 0 else ""
     return (
-        f"{round(found.value * found.n)} of {found.n} greedy answers are the baseline's: at least {found.low:.0%} "
-        f"agree, and {MIN_AGREEMENT:.0%} are asked"
+        f"{round(found.value * found.n)} of {found.n} greedy answers are the baseline's{left_out}: at least "
+        f"{found.low:.0%} agree, and {MIN_AGREEMENT:.0%} are asked"
     )
 
 
@@ -119,13 +134,14 @@ def path_of(folder: Path, name: str) -> Path:
 
 
 def keep(folder: Path, name: str, said: Sequence[str]) -> None:
-    """Writes them at once."""
-    store.replace(path_of(folder, name), msgspec.json.encode(tuple(said)))
+    """Writes them at once, each with its question: another harness may ask others."""
+    store.replace(path_of(folder, name), msgspec.json.encode(dict(zip(QUESTIONS, said, strict=True))))
 
 
 def known(folder: Path, name: str) -> tuple[str, ...] | None:
-    """None: they were not asked yet."""
+    """None: they were not asked yet, or other questions were, or the file is damaged; they are then asked anew."""
     try:
-        return msgspec.json.decode(path_of(folder, name).read_bytes(), type=tuple[str, ...])
-    except FileNotFoundError:
+        found = msgspec.json.decode(path_of(folder, name).read_bytes(), type=dict[str, str])
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
+    return tuple(found.values()) if tuple(found) == QUESTIONS else None

@@ -11,7 +11,7 @@ from harness.store import RunFolder
 from harness.tune import quality, rules
 from harness.tune.defence import Defender
 from harness.tune.rules import STAGE, does_nothing, finalists_of, overrides, without
-from tests.unit.harness.tune.worlds import FakeEngines, like_all, plan, recording_of, reopened, study
+from tests.unit.harness.tune.worlds import FakeEngines, Killed, like_all, plan, recording_of, reopened, study
 
 SEEDS = 40
 
@@ -301,6 +301,34 @@ def test_settings_whose_answers_differ_too_often_are_refused(tmp_path, changed, 
     assert ("greedy answers" in final.reason) == is_refused
     finals = [role for role, _ in engines.launches if role == "final trial 1"]
     assert len(finals) == (1 if is_refused else 2), "what is refused is not launched again"
+
+
+def test_settings_that_win_because_both_sides_fall_silent_are_refused(tmp_path):
+    engines = FakeEngines(fp8_is_faster)
+    made, _, _ = study(plan(trials=1), tmp_path / "run", engines, [with_fp8()], ask=lambda engine: ("",) * 32)
+    made.go_on(tmp_path)
+    (final,) = made.recording.run.defence.finals
+    assert final.is_refused
+    assert "answered none of the questions" in final.reason
+    assert made.recording.run.preset.is_default
+
+
+def test_settings_whose_answers_are_gone_when_they_are_judged_are_refused(tmp_path):
+    """Every launch of the finals is on disk, so nobody asks again; nobody vouches for the answers either."""
+    first = FakeEngines(fp8_is_faster, fails=lambda flags, count: Killed() if count == 7 else None)
+    made, _, _ = study(plan(trials=1), tmp_path / "run", first, [with_fp8()], ask=answering(0))
+    with pytest.raises(Killed):
+        made.go_on(tmp_path)
+    assert [role for role, _ in first.launches[2:6]] == ["final baseline", *["final trial 1"] * 2, "final baseline"]
+    quality.path_of(tmp_path / "run", "trial 1").write_text("{")
+    again, _, _ = study(
+        plan(trials=1), tmp_path / "run", FakeEngines(fp8_is_faster), [with_fp8()], ask=answering(0),
+        recording=reopened(tmp_path / "run"),
+    )  # fmt: skip
+    again.go_on(tmp_path)
+    (final,) = again.recording.run.defence.finals
+    assert final.reason == "its answers were not compared with the baseline's"
+    assert again.recording.run.preset.is_default
 
 
 def test_nobody_is_asked_where_no_answer_can_differ(tmp_path):
