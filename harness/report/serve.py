@@ -9,8 +9,10 @@ from typing import Final
 from harness.records import EngineFacts, Flags, Run
 from harness.report import words
 
-# What the harness sets to be left alone and to look inside; none of it belongs on a server of one's own.
-MEASURING_ENV: Final = frozenset({"VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "VLLM_SERVER_DEV_MODE", "HF_HUB_OFFLINE"})
+# What the harness sets to be left alone, to look inside and to keep workers apart; no server of one's own wants it.
+MEASURING_ENV: Final = frozenset(
+    {"VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "VLLM_SERVER_DEV_MODE", "HF_HUB_OFFLINE", "VLLM_CACHE_ROOT"}
+)
 
 
 def chosen(run: Run) -> EngineFacts | None:
