@@ -52,7 +52,8 @@ class Trial(Record, frozen=True, kw_only=True):
     flags: Flags
     outcome: Outcome
     objective: Estimate | None = None
-    """Ratio to the baseline, over 1 is better. None: no figures, or this is the baseline itself."""
+    """Ratio to the baseline, of several workers' candidates to the control; over 1 is better. None: no figures, or this
+    is the baseline itself."""
     constraints: dict[str, float] = {}
     """By how much it was infeasible; over 0 is infeasible."""
     fits_tokens: int | None = None
@@ -81,6 +82,13 @@ class Trial(Record, frozen=True, kw_only=True):
     """Share of the requests that kept each limit of the SLO, at the objective's load."""
     worker: int | None = None
     """Which of several workers measured it. None: there was one."""
+    is_control: bool = False
+    """The baseline's flags once more, measured beside other workers' candidates, whose ratios are to it."""
+
+    @property
+    def is_candidate(self) -> bool:
+        """Neither the baseline nor its like among the workers."""
+        return self.number > 0 and not self.is_control
 
 
 class PresetFigure(Record, frozen=True, kw_only=True):

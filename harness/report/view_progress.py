@@ -124,6 +124,7 @@ def stages(trials: Sequence[Trial], launches: Sequence[DefenceLaunch]) -> tuple[
         return ()
     parts: dict[str, list[Trial | DefenceLaunch]] = {
         "Baseline: vLLM's defaults": [one for one in trials if one.number == 0],
+        "The defaults again, beside other workers": [one for one in trials if one.is_control],
         "Search: candidates": list(tried(trials)),
     }
     for stage, title in STAGES.items():

@@ -45,7 +45,7 @@ def winner(run: Run, trials: Sequence[Trial]) -> Trial | None:
         return None
     if run.defence is not None and run.defence.winner is not None:
         return next((one for one in trials if one.number == run.defence.winner), None)
-    same = [one for one in trials if one.number and one.flags == run.preset.flags and one.objective]
+    same = [one for one in trials if one.is_candidate and one.flags == run.preset.flags and one.objective]
     return max(same, key=lambda one: one.objective.value if one.objective else 0.0, default=None)
 
 

@@ -21,7 +21,7 @@ SHORT: Final = "memory_short_gib"
 
 def tried(trials: Sequence[Trial]) -> list[Trial]:
     """All but the defaults."""
-    return [one for one in trials if one.number]
+    return [one for one in trials if one.is_candidate]
 
 
 def failed(trials: Sequence[Trial]) -> list[Trial]:

@@ -32,7 +32,9 @@ def journal_fault(path: Path, study: str, told: Mapping[str, Values]) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            found = optuna.load_study(study_name=study, storage=journal(path)).get_trials(deepcopy=False)
+            kept = journal(path)
+            is_begun = study in optuna.get_all_study_names(kept)  # or it was killed before that
+            found = optuna.load_study(study_name=study, storage=kept).get_trials(deepcopy=False) if is_begun else []
         candidates = [trial for trial in found if "flags" in trial.user_attrs]
         return next(faults(candidates, told), "")
     except MALFORMED as error:

@@ -34,25 +34,14 @@ def choose(
     objectives: int,
     rng: np.random.Generator,
     home: Places | None = None,
-    has_baseline: bool = True,
 ) -> Places:
     """One of `still_open`, which must not be empty.
 
     Args:  pending: what other workers measure now: taken for what is expected of them, so that nobody looks there too.
-           has_baseline: whether the baseline's 0 is a value like those told, and not of quieter conditions.
            home: what the plan proposes. None: there is no plan.
            rough: where engines failed for reasons that may hold for the neighbours as well.
     """
-    expected = _improvements(
-        space,
-        still_open,
-        told=told,
-        pending=pending,
-        objectives=objectives,
-        rng=rng,
-        home=home,
-        has_baseline=has_baseline,
-    )
+    expected = _improvements(space, still_open, told=told, pending=pending, objectives=objectives, rng=rng, home=home)
     launched = {space.compile_key(places) for places in (*(one.places for one in told), *pending)}
     cost = np.asarray([WARM if space.compile_key(places) in launched else 1.0 for places in still_open])
     lasting = survival(space, still_open, good=[one.places for one in told], rough=rough)
@@ -70,11 +59,10 @@ def _improvements(
     objectives: int,
     rng: np.random.Generator,
     home: Places | None,
-    has_baseline: bool,
 ) -> Array:
     known = [one.values for one in told]
     points = [positions(space, one.places) for one in told]
-    if has_baseline and (baseline := baseline_positions(space)) is not None:
+    if (baseline := baseline_positions(space)) is not None:
         points.append(baseline)
         known.append((0.0,) * objectives)
     if not points:

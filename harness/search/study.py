@@ -71,8 +71,6 @@ class Search:
            slash, left unfinished is open again. None: there is no other worker.
            about: what the study is of; a storage that holds it with other words is refused.
            say: told when the storage does not answer.
-           is_in_company: candidates are measured beside others on one host, which the baseline was not: its value is
-           none to learn from.
     Raises: UsageError: the storage cannot be reached.  ResultsUnreadable: it is damaged or of another version.
     """
 
@@ -89,12 +87,11 @@ class Search:
         worker: str | None = None,
         about: Mapping[str, str] | None = None,
         say: Say = LOG.info,
-        is_in_company: bool = False,
     ) -> None:
         self._space, self._seed, self._objectives = space, seed, objectives
         self._seeds = [(space.places_of(one.flags), one.origin) for one in seeds]
         self._is_allowed = is_allowed
-        self._worker, self._say, self._is_in_company = worker, say, is_in_company
+        self._worker, self._say = worker, say
         self._lessons = Lessons(space)
         self._learned: set[str] = set()
         self._remembered: dict[str, Told | None] = {}
@@ -118,8 +115,8 @@ class Search:
     def remember(self, trials: Iterable[Trial]) -> None:
         """What this run tried before, as its folder has it: none of it is asked again, and its failures are learned."""
         for trial in trials:
-            if trial.number == 0:
-                continue  # the baseline
+            if not trial.is_candidate:
+                continue
             self.learn(trial)
             told, ratio = None, trial.objective or trial.partial
             found = [ratio] if self._objectives == 1 else list(trial.objectives.values())
@@ -191,7 +188,6 @@ class Search:
             objectives=self._objectives,
             rng=rng,
             home=self._seeds[0][0] if self._seeds else None,
-            has_baseline=not self._is_in_company,
         )
         return places, still_open[places], "search"
 

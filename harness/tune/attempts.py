@@ -20,6 +20,7 @@ from harness.tune.plan import Plan, defaults_suffix, role_of, spec_for
 from harness.tune.trials import failed_trial, flags_text, trial_line, trial_of
 
 MIN_READY_S: Final = 300.0
+CONTROL_POLL_S: Final = 0.5
 READY_FACTOR: Final = 3.0
 """A launch that takes so many times as long as the slowest one hangs."""
 
@@ -51,10 +52,30 @@ class Attempts:
         """With whom a candidate is compared while it is measured: of several workers' not with the baseline."""
         return [trial for trial in self._known.trials if self._worker is None or trial.number]
 
+    def control(self, number: int) -> Trial:
+        """The defaults once more, beside the other workers, as something to compare their candidates with."""
+        defaults = Candidate(ticket=-1, flags=self._known.trials[0].flags, origin="the defaults, beside other workers")
+        return self._written(defaults, number, self.measured(number, defaults.flags, is_judged=False), is_control=True)
+
+    def _comparison(self) -> list[Cell]:
+        """What ratios are to; of several workers the first candidates may have to wait for the control.
+
+        It began with them, so it is waited for no longer than a launch takes.
+        """
+        until_s = self._launcher.clock() + max((trial.wall_s for trial in self._known.trials), default=0.0)
+        while self._worker is not None and self._known.has_control and self._known.control is None:
+            if self._launcher.clock() >= until_s:
+                break
+            self._launcher.pause(CONTROL_POLL_S)
+            self._known.refresh()
+        return self._known.compared_with(self._worker)
+
     def tried(self, candidate: Candidate, number: int) -> Trial:
         """One candidate, measured, stopped or failed, written and said. Raises: EngineError that is not its fault."""
         self._progress.note(f"{role_of(number)} ({candidate.origin}): {flags_text(candidate.flags)}")
-        launched = self.measured(number, candidate.flags)
+        return self._written(candidate, number, self.measured(number, candidate.flags), is_control=False)
+
+    def _written(self, candidate: Candidate, number: int, launched: Launched, *, is_control: bool) -> Trial:
         if launched.error is not None:
             trial = failed_trial(number, candidate.flags, launched.error, wall_s=launched.wall_s)
             trial = msgspec.structs.replace(
@@ -71,24 +92,24 @@ class Attempts:
                 launched,
                 plan=self._plan,
                 scores=self._scores,
-                baseline=self._known.cells_of(0),
+                baseline=self._known.cells_of(0) if is_control else self._comparison(),
                 origin=candidate.origin,
             )
-        trial = msgspec.structs.replace(trial, worker=self._worker)
+        trial = msgspec.structs.replace(trial, worker=self._worker, is_control=is_control)
         self._known.keep(trial, launched.cells)
         self._progress.note(trial_line(trial, spent_s=self._budget.spent_s, budget_s=self._plan.budget_s))
         self._skip_rest(launched)
         return trial
 
-    def measured(self, number: int, flags: Flags) -> Launched:
-        """One launch and all its cells."""
+    def measured(self, number: int, flags: Flags, *, is_judged: bool = True) -> Launched:
+        """One launch and all its cells; the baseline's and those that are not judged are measured to the end."""
         plan = self._plan
         spec = spec_for(plan, flags)
         if number:
             spec = msgspec.structs.replace(spec, ready_timeout_s=self._ready_timeout_s(spec.ready_timeout_s))
         suffix = defaults_suffix(plan.profile) if number == 0 else f", trial {number}"
         part = Part(spec=spec, role=role_of(number), title_suffix=suffix)
-        judge = functools.partial(self._judge, flags) if number else never
+        judge = functools.partial(self._judge, flags) if number and is_judged else never
         return self._launcher.measured(part, self.order, repeats=plan.repeats, judge=judge)
 
     def _ready_timeout_s(self, most_s: float) -> float:

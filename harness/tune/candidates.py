@@ -11,7 +11,7 @@ from harness.records import Flags, Ladder
 from harness.search import Enough, Exhausted, key_of
 from harness.tune.attempts import Attempts
 from harness.tune.budget import Budget
-from harness.tune.known import Known
+from harness.tune.known import CONTROL, Known
 from harness.tune.objectives import told
 from harness.tune.plan import Plan, role_of
 from harness.tune.trials import given_up_trial, trial_line
@@ -85,6 +85,9 @@ class Candidates:
             with self._number() as number:
                 if number is None:
                     return
+                if number == CONTROL and self._worker is not None and self._known.has_control:
+                    self._attempts.control(number)
+                    continue
                 try:
                     candidate = search.ask() if most is None else search.ask(most=most)
                 except Enough:
@@ -136,8 +139,7 @@ class Candidates:
             yield next(number for number in itertools.count() if number not in known)
             return
         folder = self._recording.folder
-        most = None if self._plan.trials is None or self._plan.storage else self._plan.trials
-        with folder.claimed_number(most=most) as number:
+        with folder.claimed_number(most=None if self._plan.storage else self._known.most) as number:
             if number is not None:
                 folder.set_aside(lambda cell: cell.role == role_of(number))
                 self._known.refresh()

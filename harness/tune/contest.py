@@ -60,8 +60,8 @@ class Contest:
 
 
 def value_of(trial: Trial, name: str) -> float:
-    """The trial's ratio to the baseline, whose own is 1; 0 where it has none."""
-    if trial.number == 0:
+    """The trial's ratio to the baseline, or to the control; 1 for these themselves, 0 where it has none."""
+    if not trial.is_candidate:
         return 1.0
     found = trial.objectives.get(name)
     return 0.0 if found is None else found.value

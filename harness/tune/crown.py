@@ -33,7 +33,7 @@ def crown(plan: Plan, recording: Recording, trials: Sequence[Trial], *, results:
         ratio, role = None if best is None else kept_ratio(defence), kept_role(defence)
         note = defended_note(trials, defence.reason, defence.dropped)
     else:
-        best = winner(trials[1:])
+        best = winner([trial for trial in trials if trial.is_candidate])
         flags, ratio = (baseline.flags, None) if best is None else (best.flags, best.objective)
         role = role_of(0 if best is None else best.number)
         note = undefended_note(trials, best)
@@ -104,14 +104,14 @@ def winner(trials: Sequence[Trial]) -> Trial | None:
 
 def defended_note(trials: Sequence[Trial], reason: str, dropped: Sequence[str]) -> str:
     """What the defence came to."""
-    count = sum(trial.outcome == Outcome.MEASURED for trial in trials[1:])
+    count = sum(trial.outcome == Outcome.MEASURED for trial in trials if trial.is_candidate)
     left = f" Without {', '.join(f'--{name}' for name in dropped)} it is the same within the noise." if dropped else ""
     return f"{CROWNING} of {count} candidates with figures. {reason}{left}"
 
 
 def undefended_note(trials: Sequence[Trial], best: Trial | None) -> str:
     """What a search without a defence came to."""
-    measured = [trial for trial in trials[1:] if trial.objective is not None]
+    measured = [trial for trial in trials if trial.is_candidate and trial.objective is not None]
     if best is not None:
         return (
             f"{CROWNING} chosen as the best of {len(measured)} candidates from one launch each, by the same "

@@ -1,13 +1,17 @@
 """What a study knows: its trials and their cells, as they lie in its folder."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from harness import engines
-from harness.records import Cell, Flags, Trial
+from harness.records import Cell, Flags, Outcome, Trial
 from harness.search import Demand, aim_of, demand_of, key_of
 from harness.store import RunFolder
 from harness.tune.objectives import told
 from harness.tune.plan import Plan, role_of
+
+CONTROL: Final = 1
+"""The control's number: the lowest that workers take."""
 
 
 class Known:
@@ -40,15 +44,42 @@ class Known:
         """Of a trial."""
         return [cell for cell in self._cells if cell.role == role_of(number)]
 
+    # ------------------------------------------------------------ the control
+
+    @property
+    def has_control(self) -> bool:
+        """Whether the first number of the workers is the control's: they disturb each other, the baseline was alone.
+
+        A simulation has no company, and a study that went on with several workers later has none for its first ones.
+        """
+        is_taken = any(trial.number == CONTROL and trial.is_candidate for trial in self.trials)
+        return self._plan.workers > 1 and not self._plan.is_simulated and not is_taken
+
+    @property
+    def control(self) -> Trial | None:
+        """None: it is still to come, or there is none."""
+        return next((trial for trial in self.trials if trial.is_control), None)
+
+    def compared_with(self, worker: int | None) -> list[Cell]:
+        """The cells that this worker's ratios are to: the control's, or the baseline's where it has no figures."""
+        control = self.control
+        is_measured = worker is not None and control is not None and control.outcome is Outcome.MEASURED
+        return self.cells_of(control.number if is_measured and control is not None else 0)
+
+    @property
+    def most(self) -> int | None:
+        """Numbers of trials there are to be besides the baseline's. None: as many as the time allows."""
+        return None if self._plan.trials is None else self._plan.trials + self.has_control
+
     @property
     def has_enough(self) -> bool:
         """Whether as many candidates were tried as were asked for."""
-        return self._plan.trials is not None and len(self.trials) - 1 >= self._plan.trials
+        return self._plan.trials is not None and sum(one.is_candidate for one in self.trials) >= self._plan.trials
 
     def measured_before(self) -> dict[str, tuple[float, ...] | None]:
         """What was told of every candidate on disk."""
         trials = self._folder.trials()
-        return {key_of(trial.flags): told(trial, self._plan.objectives) for trial in trials if trial.number}
+        return {key_of(trial.flags): told(trial, self._plan.objectives) for trial in trials if trial.is_candidate}
 
     # ------------------------------------------------------------ what follows from the baseline
 

@@ -119,7 +119,7 @@ class Launcher:
         launch: Launch = bench.launched,
     ) -> None:
         self._scenario, self._recording, self._progress = scenario, recording, progress
-        self.clock, self._pause, self._launch = clock, pause, launch
+        self.clock, self.pause, self._launch = clock, pause, launch
 
     def measured(
         self, part: Part, levels: Sequence[Level], *, repeats: int, judge: Judge = never, also: Also | None = None
@@ -143,7 +143,7 @@ class Launcher:
         self._progress.note(
             f"{part.role}: {error.message}; that is not these settings' doing: again in {clock_text(pause_s)}"
         )
-        self._pause(pause_s)
+        self.pause(pause_s)
 
     def _once(
         self,

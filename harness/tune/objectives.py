@@ -276,7 +276,7 @@ def front(trials: Iterable[Trial], names: Sequence[str]) -> tuple[int, ...]:
     points = {
         trial.number: tuple(1.0 if trial.number == 0 else trial.objectives[name].value for name in names)
         for trial in trials
-        if trial.number == 0 or all(name in trial.objectives for name in names)
+        if trial.number == 0 or (trial.is_candidate and all(name in trial.objectives for name in names))
     }
     return tuple(
         number for number, point in points.items() if not any(beats(other, point) for other in points.values())

@@ -31,26 +31,18 @@ def repeats_of(plan: Plan) -> int:
 def finalists_of(trials: Sequence[Trial], *, has_stopped: bool = False) -> list[Trial]:
     """Trials that may be better than the baseline, the best first: measured whole, better by the figure, not worse.
 
-    Where none is and several workers searched, the best of them all the same: it was measured while others launched and
-    measured on this host, and the baseline was not, so that it looks worse than it is.
     Args:  has_stopped: with those behind them that were stopped because another one was ahead, which is out now.
     """
     outcomes = [Outcome.MEASURED, *([Outcome.STOPPED] if has_stopped else [])]
-    known = sorted(
-        (trial for trial in trials if trial.number and trial.outcome in outcomes and gain(trial)),
-        key=lambda trial: (outcomes.index(trial.outcome), -gain(trial)),
-    )
     hopeful = [
         trial
-        for trial in known
-        if gain(trial) > 1 and not any(verdict(one) == Verdict.SLOWER for one in trial.objectives.values())
+        for trial in trials
+        if trial.is_candidate
+        and trial.outcome in outcomes
+        and gain(trial) > 1
+        and not any(verdict(one) == Verdict.SLOWER for one in trial.objectives.values())
     ]
-    return hopeful or [trial for trial in known if is_in_company(trial)][:1]
-
-
-def is_in_company(trial: Trial) -> bool:
-    """Whether other workers launched and measured at the same time."""
-    return trial.worker is not None
+    return sorted(hopeful, key=lambda trial: (outcomes.index(trial.outcome), -gain(trial)))
 
 
 def gain(trial: Trial) -> float:

@@ -19,7 +19,7 @@ def elsewhere(
     """
     ended = search.defended()
     refuted = [run for run, ratio in ended.items() if ratio is None and run != name]
-    found = [one for trial in trials[1:] if (one := told(trial, objectives)) is not None]
+    found = [one for trial in trials if trial.is_candidate and (one := told(trial, objectives)) is not None]
     mine = max((sum(one) for one in found), default=0.0)
     best = search.best_elsewhere(name, refuted=refuted)
     if best is not None and (best[0] > mine or (best[0] == mine and best[1] < name)):

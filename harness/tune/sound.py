@@ -43,7 +43,7 @@ def refuse_unsound_journal(folder: RunFolder, plan: Plan, trials: Sequence[Trial
     if plan.storage:
         return
     path = folder.path / JOURNAL
-    measured = {key_of(trial.flags): told(trial, plan.objectives) for trial in trials if trial.number}
+    measured = {key_of(trial.flags): told(trial, plan.objectives) for trial in trials if trial.is_candidate}
     if fault := journal_fault(path, plan.study, measured):
         raise ResultsUnreadable(
             f"{path}: damaged: {fault}",

@@ -58,7 +58,6 @@ def search_for(
         worker=worker_name(plan, folder, worker) if storage or plan.workers > 1 else None,
         about=about(plan, space),
         say=say,
-        is_in_company=plan.workers > 1,
     )
 
 

@@ -242,8 +242,8 @@ class Team:
     def _note(self) -> str:
         cards_text = f", each on a card of its own ({', '.join(self._cards)})" if self._cards else ""
         more = (
-            "so that candidates look slower beside the baseline than they are, and the best of them is in the finals "
-            "whatever its ratio; baseline and finals were measured alone, on the first card."
+            "so that ratios of the search are rougher than those of one worker, and to the defaults measured once more "
+            "beside the others (trial 1); baseline and defence were measured alone, on the first card."
         )
         if self._plan.is_simulated:
             return f"Searched by {self._plan.workers} workers at the same time, each in a virtual time of its own."

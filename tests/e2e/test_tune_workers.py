@@ -138,6 +138,9 @@ def test_each_of_two_cards_is_a_workers_and_the_first_one_the_baselines(
     assert "each on a card of its own (GPU-0, GPU-1)" in str(tuner.run.run().notes)
     caches = {facts.role: facts.env["VLLM_CACHE_ROOT"] for facts in tuner.run.run().engines}
     workers = {trial.number: trial.worker for trial in tuner.run.trials()}
+    controls = [trial.number for trial in tuner.run.trials() if trial.is_control]
+    assert controls == [1]
+    assert len(workers) == 1 + 1 + 4, "the control is none of the four candidates"
     assert workers[0] is None
     assert {worker for number, worker in workers.items() if number} == {1, 2}
     for number, worker in workers.items():

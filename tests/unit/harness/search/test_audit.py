@@ -37,6 +37,14 @@ def test_what_nobody_changed_is_sound(tmp_path: Path) -> None:
     assert fault(tmp_path, told_in(tmp_path)) == ""
 
 
+def test_a_search_that_was_killed_before_it_began_is_sound(tmp_path: Path) -> None:
+    """The file is there, and the study not yet."""
+    path = tmp_path / "study.journal"
+    path.touch()
+    assert journal_fault(path, "harness", {}) == ""
+    assert "does not know" in journal_fault(path, "harness", {"{}": None})
+
+
 def test_no_journal_is_no_fault(tmp_path: Path) -> None:
     assert fault(tmp_path, {"max-num-seqs=16": (0.1,)}) == ""
 

@@ -2,7 +2,6 @@
 
 import math
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -109,23 +108,6 @@ def test_it_avoids_the_neighbourhood_of_a_crash() -> None:
 def test_of_equals_it_takes_the_one_that_is_compiled_already() -> None:
     known = told(((2, 2, 0), 0.0), ((1, 2, 0), 0.0), ((3, 2, 0), 0.0), ((2, 1, 0), 0.0), ((2, 3, 0), 0.0))
     assert SPACE.compile_key(chosen(known)) in {SPACE.compile_key(one.places) for one in known}
-
-
-def test_of_values_from_a_busier_host_only_the_differences_count() -> None:
-    """Several workers disturb each other, and the baseline was measured alone."""
-    space = msgspec.structs.replace(SPACE, defaults={"max-num-batched-tokens": 2, "max-num-seqs": 2})
-    values = {(0, 0, 0): 0.0, (2, 2, 0): 0.12, (4, 4, 0): -0.1, (2, 3, 1): 0.15}
-
-    def choice(shift: float, *, has_baseline: bool) -> Places:
-        known = told(*((places, value + shift) for places, value in values.items()))
-        still_open = [places for places in space.everywhere() if places not in values]
-        return choose(
-            space, still_open, told=known, pending=[], rough=[], objectives=1, rng=np.random.default_rng(1),
-            has_baseline=has_baseline,
-        )  # fmt: skip
-
-    assert {choice(shift, has_baseline=False) for shift in (0.0, -0.2, -0.6)} == {choice(0.0, has_baseline=False)}
-    assert choice(-0.6, has_baseline=True) != choice(0.0, has_baseline=True)
 
 
 def test_workers_look_at_different_places() -> None:

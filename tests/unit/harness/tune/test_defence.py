@@ -44,18 +44,10 @@ def test_finalists_are_measured_whole_and_look_better_the_best_first():
     assert [one.number for one in finalists_of(tried)] == [2, 1]
 
 
-def test_of_several_workers_the_best_is_a_finalist_though_it_looks_slower():
-    """It was measured beside others, the baseline was alone: on two H200s of one host all six candidates lost 8 % or
-    more, and none of them was measured against the baseline under like conditions."""
-
-    def trial(number: int, value: float, worker: int | None = 1) -> Trial:
-        return Trial(
-            number=number, flags={}, outcome=Outcome.MEASURED, objective=estimate(value, value, value), worker=worker
-        )
-
-    assert [one.number for one in finalists_of([trial(0, 1.0, None), trial(1, 0.8), trial(2, 0.9)])] == [2]
-    assert [one.number for one in finalists_of([trial(0, 1.0, None), trial(1, 1.1), trial(2, 0.9)])] == [1]
-    assert finalists_of([trial(0, 1.0, None), trial(1, 0.8, None)]) == []
+def test_the_control_of_the_workers_is_no_finalist():
+    found = estimate(1.2, 1.1, 1.3)
+    control = Trial(number=1, flags={}, outcome=Outcome.MEASURED, objective=found, worker=1, is_control=True)
+    assert finalists_of([control]) == []
 
 
 def test_a_study_that_had_no_room_for_finals_has_them_when_it_goes_on_with_more(tmp_path):

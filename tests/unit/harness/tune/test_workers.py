@@ -20,8 +20,10 @@ from harness.store import RunFolder, without_password
 from harness.tune import workers
 from harness.tune.plan import Plan
 from harness.tune.session import resume, run
-from harness.tune.world import world_of
-from tests.unit.harness.tune.worlds import plan, recording_of
+from harness.tune.study import Study
+from harness.tune.world import World, world_of
+from tests.unit.harness.tune.worlds import FakeEngines, like_all, plan, recording_of
+from tests.unit.harness.tune.worlds import Search as Listed
 
 SPACE = Space(
     axes=(Axis(flag="max-num-seqs", steps=(16, 64, 256)), Axis(flag="max-num-batched-tokens", steps=(2048, 8192)))
@@ -122,6 +124,54 @@ def test_trials_are_read_by_number_whoever_was_first(tmp_path: Path) -> None:
     for number in (0, 3, 1):
         RunFolder(tmp_path).append_trial(trial(number))
     assert [one.number for one in RunFolder(tmp_path).trials()] == [0, 1, 3]
+
+
+def test_candidates_of_workers_are_compared_with_the_defaults_in_the_same_company(tmp_path: Path) -> None:
+    """The baseline was alone: on two H200s of one host all candidates seemed slower, while others were at work."""
+    asked = plan(workers=2, trials=2)
+    recording = recording_of(asked, tmp_path / "run")
+    alone, crowded = FakeEngines(like_all), FakeEngines(lambda flags, users: 0.8 * like_all(flags, users))
+    listed = [{"max-num-batched-tokens": 8192, "max-num-seqs": count, "max-model-len": 4096} for count in (64, 128)]
+
+    def made(engines: FakeEngines, worker: int | None) -> Study:
+        world = World(
+            clock=engines.clock, pause=engines.pause, launch=engines.launch, ask=None,
+            make_search=lambda *_, **__: Listed(listed),
+        )  # fmt: skip
+        return Study(asked, recording, say=lambda _: None, world=world, worker=worker)
+
+    made(alone, None)._defaults.measure()
+    made(crowded, 1).search_as_worker(tmp_path)
+    _, control, *candidates = recording.folder.trials()
+    assert (control.number, control.is_control, control.flags) == (1, True, {})
+    assert control.objective is not None
+    assert control.objective.value == pytest.approx(0.8, rel=0.05)
+    assert [one.flags for one in candidates] == listed, "the control is none of the two that were asked for"
+    for one in candidates:
+        assert one.objective is not None
+        assert one.objective.value == pytest.approx(1.0, rel=0.05)
+    made(crowded, 2).search_as_worker(tmp_path)
+    assert len(recording.folder.trials()) == 4, "it is measured once"
+
+
+def test_a_worker_waits_for_the_control_no_longer_than_a_launch_takes(tmp_path: Path) -> None:
+    """Another worker holds its number, and never comes back with it."""
+    asked = plan(workers=2, trials=2)
+    recording = recording_of(asked, tmp_path / "run")
+    engines = FakeEngines(like_all)
+    world = World(
+        clock=engines.clock, pause=engines.pause, launch=engines.launch, ask=None,
+        make_search=lambda *_, **__: Listed([{"max-num-seqs": 64}]),
+    )  # fmt: skip
+    Study(asked, recording, say=lambda _: None, world=world)._defaults.measure()
+    longest_s = recording.folder.trials()[0].wall_s
+    with RunFolder(recording.folder.path).claimed_number(most=None) as held:
+        assert held == 1
+        Study(asked, recording, say=lambda _: None, world=world, worker=2).search_as_worker(tmp_path)
+    _, candidate = recording.folder.trials()
+    assert candidate.number == 2
+    assert candidate.objective is not None
+    assert sum(engines.pauses) == pytest.approx(longest_s, abs=1.0)
 
 
 def test_two_that_share_a_run_lose_nothing_of_each_other(tmp_path: Path) -> None:
@@ -270,7 +320,9 @@ def small_plan() -> Plan:
 
 
 def small_search(asked: Plan, *, folder: RunFolder, say: Any, violations: Any, **more: Any) -> Search:
-    return Search(storage=folder.path / "study.journal", study="t", space=SPACE, seed=asked.seed, is_allowed=violations)
+    return Search(
+        storage=folder.path / "study.journal", study=asked.study, space=SPACE, seed=asked.seed, is_allowed=violations
+    )
 
 
 def tuned(results: Path) -> None:
