@@ -7,6 +7,7 @@ noise as a whole wins. Everything is decided from launches on disk, so that a st
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -45,6 +46,8 @@ from harness.tune.rules import (
 
 LeftS = Callable[[], float | None]
 """Seconds of the budget that are left. None: there is none."""
+LATER: Final = "What was tried after the defence could not be defended too: there was no room for that."
+"""The note of a search that went on after its defence, with too little time for another one."""
 
 
 class Defender:
@@ -106,7 +109,14 @@ class Defender:
         known = self._recording.run.defence
         if known is not None and known.finalists and known.trials == len(self._trials) - 1:
             return known  # one without finalists, for want of time or of hope, is decided anew: nothing was launched
-        return self._keep(self._round(1 if known is None else known.round + 1))
+        fresh = self._round(1 if known is None else known.round + 1)
+        notes = tuple(note for note in self._recording.run.notes if note != LATER)
+        if known is not None and known.finalists and not fresh.finalists:
+            self._said(LATER)  # that others were tried since then is nothing against what was proved
+            self._recording.update(notes=(*notes, LATER))
+            return known
+        self._recording.update(notes=notes)
+        return self._keep(fresh)
 
     def _round(self, number: int, *, refused: tuple[int, ...] = (), finals: tuple[Judged, ...] = ()) -> Defence:
         """Who is in the finals, and how often each is launched, decided once."""
@@ -159,6 +169,8 @@ class Defender:
 
     def _finals(self, state: Defence) -> Defence:
         """Judged once; where that crowns nobody, again after what was kept for the ablation went to them too."""
+        if state.ablation_blocks:  # a study that goes on with more time must not look a third time
+            return state
         self._said(
             f"finals: {' and '.join(self._sides(state))} in turns, {state.blocks} launches each, on other prompts"
         )

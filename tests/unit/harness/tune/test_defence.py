@@ -8,8 +8,8 @@ import pytest
 from harness.errors import EngineCrashed, EngineOutOfMemory
 from harness.records import Defence, Estimate, Judged, Outcome, Trial
 from harness.store import RunFolder
-from harness.tune import quality, rules
-from harness.tune.defence import Defender
+from harness.tune import quality, rules, spending
+from harness.tune.defence import LATER, Defender
 from harness.tune.rules import STAGE, does_nothing, finalists_of, overrides, without
 from tests.unit.harness.tune.worlds import FakeEngines, Killed, like_all, plan, recording_of, reopened, study
 
@@ -66,6 +66,48 @@ def test_a_study_that_had_no_room_for_finals_has_them_when_it_goes_on_with_more(
     )
     more.go_on(tmp_path)
     assert more.recording.run.defence.winner == 1
+
+
+def test_what_was_defended_stands_where_there_is_no_room_to_defend_what_came_later(tmp_path):
+    """A few minutes more were room for one more candidate, and its finals that could not be took the winner away."""
+    listed = candidates(128, 64)
+    made, _, _ = study(plan(trials=1, budget_s=6_000.0), tmp_path / "run", FakeEngines(only_seqs_matter), listed)
+    made.go_on(tmp_path)
+    before = made.recording.run.defence
+    assert before.winner == 1
+    asked = plan(trials=2, budget_s=made.spent_s + 450.0)
+    for _ in range(2):
+        more, _, lines = study(
+            asked, tmp_path / "run", FakeEngines(only_seqs_matter), listed, recording=reopened(tmp_path / "run")
+        )
+        more.go_on(tmp_path)
+        assert len(more.recording.folder.trials()) == 3, "there was room for a candidate"
+        assert more.recording.run.defence == before
+        assert more.recording.run.preset.is_defended
+        assert more.recording.run.notes.count(LATER) == 1
+        assert LATER in lines
+
+
+def test_finals_are_not_judged_again_once_the_ablation_of_their_winner_has_begun(tmp_path):
+    """More time for a study that goes on would be a third look at them, and another winner without its own ablation."""
+    asked, listed = plan(trials=2, budget_s=6_000.0), candidates(128, 64)
+    whole = FakeEngines(only_seqs_matter)
+    made, _, _ = study(asked, tmp_path / "whole", whole, listed)
+    made.go_on(tmp_path)
+    assert made.recording.run.defence.winner == 1
+    count = next(at for at, (role, _) in enumerate(whole.launches, start=1) if role.startswith("ablation")) + 2
+    killed = FakeEngines(only_seqs_matter, fails=lambda flags, launches: Killed() if launches == count else None)
+    made, _, _ = study(asked, tmp_path / "run", killed, listed)
+    with pytest.raises(Killed):
+        made.go_on(tmp_path)
+    finals = [one for one in made.recording.folder.defence() if one.stage == "finals"]
+    assert len({one.block for one in finals}) < spending.MOST_FILLED, "there could have been more"
+    longer = msgspec.structs.replace(asked, budget_s=20_000.0)
+    again = FakeEngines(only_seqs_matter)
+    made, _, _ = study(longer, tmp_path / "run", again, listed, recording=reopened(tmp_path / "run"))
+    made.go_on(tmp_path)
+    assert [one for one in made.recording.folder.defence() if one.stage == "finals"] == finals
+    assert made.recording.run.defence.winner == 1
 
 
 def test_a_flag_is_removed_down_to_what_the_baseline_has():
