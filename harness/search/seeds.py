@@ -1,11 +1,13 @@
 """Where a search begins: what the plan says, what won on a similar card, and a careful start."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from harness import presets as known_presets
+from harness.errors import ConfigInvalid
 from harness.records import Flags, GpuProfile, Preset
 from harness.search.axes import Aim, Demand
 from harness.search.space import BATCHED, CHUNKED, CONTEXT, SEQS, Axis, Seed, Space, count, key_of
@@ -128,6 +130,10 @@ def distance(one: GpuProfile, other: GpuProfile) -> float | None:
 
 
 def presets_of(model: str, *, results: Path, cards: Iterable[str]) -> dict[str, Preset]:
-    """Settings that won for this model, by card; the user's own before the published ones."""
-    found = {card: known_presets.find_preset(results, gpu=card, model=model) for card in cards}
-    return {card: known[1] for card, known in found.items() if known is not None}
+    """Settings that won for this model, by card; the user's own before the published ones. A damaged one is no seed."""
+    found: dict[str, Preset] = {}
+    for card in cards:
+        with contextlib.suppress(ConfigInvalid):  # its own message tells people to search anew
+            if (known := known_presets.find_preset(results, gpu=card, model=model)) is not None:
+                found[card] = known[1]
+    return found

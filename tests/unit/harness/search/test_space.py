@@ -1,5 +1,7 @@
 """Spaces: places on ladders and the flags that they are, and the space of a card, a model and a load."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from harness.engines import violations
 from harness.engines.flags import names_only
 from harness.errors import UsageError
 from harness.models.registry import entry
+from harness.presets import preset_path, write_preset
 from harness.records import Flags, FlagValue, GpuProfile, KnownFlag, Preset
 from harness.search import (
     ALLOWABLE,
@@ -21,6 +24,7 @@ from harness.search import (
     aim_of,
     demand_of,
     memory_need,
+    presets_of,
     seeds_for,
     space_for,
 )
@@ -420,6 +424,15 @@ def test_the_cards_own_preset_comes_before_all_others() -> None:
 def test_a_preset_that_says_keep_the_defaults_is_no_seed() -> None:
     known = {"rtx4090": msgspec.structs.replace(preset("rtx4090", 64), is_default=True, flags={})}
     assert origins("rtx4090", known) == ["memory plan", "conservative start"]
+
+
+def test_a_damaged_preset_keeps_nobody_from_searching_anew(tmp_path: Path) -> None:
+    """Its message says "find it anew", and that ended with the same message."""
+    for gpu in ("rtx3090", "rtx4090"):
+        write_preset(preset(gpu, 64), preset_path(tmp_path, gpu=gpu, model="qwen2.5-1.5b"))
+    preset_path(tmp_path, gpu="rtx4090", model="qwen2.5-1.5b").write_text("gpu = ")
+    found = presets_of("qwen2.5-1.5b", results=tmp_path, cards=["rtx3090", "rtx4090", "l4"])
+    assert found == {"rtx3090": preset("rtx3090", 64)}
 
 
 def test_what_a_scenario_asks_grows_with_its_turns_and_its_shared_words() -> None:
