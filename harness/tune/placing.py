@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Final
 
-from packaging.specifiers import SpecifierSet
-
 from harness import presets
 from harness.errors import ConfigInvalid
 from harness.records import Preset, Record
@@ -81,7 +79,7 @@ def stays(earlier: Preset, found: Preset) -> bool:
     """Whether what was defended before outweighs what was found now."""
     was_proved = earlier.is_defended and not earlier.is_default
     is_proved = found.is_defended and not found.is_default
-    holds = found.vllm_version in SpecifierSet(earlier.vllm_versions, prereleases=True)
+    holds = presets.holds_for(earlier, found.vllm_version)
     return was_proved and not is_proved and holds and earlier.objective == found.objective
 
 

@@ -52,6 +52,14 @@ def test_the_first_preset_is_not_worth_a_word(tmp_path):
     assert placed(preset("new"), results=tmp_path).note == "", "the same run goes on"
 
 
+@pytest.mark.parametrize(("now", "stays"), [("0.32.0", False), ("dev", True)])
+def test_settings_of_a_vllm_without_a_number_hold_for_that_alone(tmp_path: Path, now: str, stays: bool) -> None:
+    """vLLM calls itself "dev" where it was built without its version file."""
+    placed(preset("old", vllm_version="dev", vllm_versions=""), results=tmp_path)
+    placed(preset("new", vllm_version=now, vllm_versions="", **NO_WINNER), results=tmp_path)
+    assert (presets.read_preset(usual(tmp_path)).run == "old") == stays
+
+
 def test_a_defended_winner_replaces_a_defended_winner_which_is_kept(tmp_path):
     placed(preset("old"), results=tmp_path)
     found = placed(preset("new"), results=tmp_path)
