@@ -329,16 +329,18 @@ class Search:
         return len({*held, *(key for key in lost if lost.count(key) >= MOST_LOST)})
 
     def best_elsewhere(self, worker: str, *, refuted: Collection[str] = ()) -> tuple[float, str] | None:
-        """The largest sum of values that another run was told, and which run it is. None: no other one has any.
+        """The largest sum of values that another run was told, and which run it is; of equals the first by name.
 
-        Args:  refuted: runs that do not count, since their finals crowned nobody.
+        Args:     refuted: runs that do not count, since their finals crowned nobody.
+        Returns:  None: no other one has any.
         """
         found = [
             (sum(trial.values), str(trial.user_attrs.get("worker")).partition("/")[0])
             for trial, _ in self._candidates(TrialState.COMPLETE)
             if not is_of(trial, worker)
         ]
-        return max((one for one in found if one[1] not in refuted), default=None)
+        left = [one for one in found if one[1] not in refuted]
+        return min(left, key=lambda one: (-one[0], one[1]), default=None)
 
     def tell_defended(self, worker: str, ratio: Estimate | None) -> None:
         """For the other runs: what this one's defence came to. None: it crowned nobody."""

@@ -42,7 +42,7 @@ class Candidates:
         self._attempts, self._progress, self._world = attempts, progress, world
         self._worker, self._cards = worker, cards
         self.has_all = False
-        """Every candidate of the space has been tried."""
+        """None is left to try: all of the space were, or as many as were asked for, those of others counted."""
 
     def search(self, results: Path, *, note_ladders: Callable[[tuple[Ladder, ...]], None]) -> None:
         """Candidates, until there are enough, the time is over, or none is left."""
@@ -91,6 +91,7 @@ class Candidates:
                 try:
                     candidate = search.ask() if most is None else search.ask(most=most)
                 except Enough:
+                    self.has_all = True
                     self._progress.note("the study has all the candidates that were asked for, those of others counted")
                     return
                 except Exhausted:
@@ -122,6 +123,7 @@ class Candidates:
         self._known.refresh()
         if self._plan.is_simulated:
             self._world.pause(max(spent_before_s(folder) - self._budget.spent_s, 0.0))
+        self.has_all = not self._known.has_enough and not self._budget.no_room()
 
     def _give_up(self, search: SearchLike, flags: Flags) -> None:
         with self._number() as number:

@@ -117,3 +117,19 @@ def test_of_two_that_are_equal_one_defends(tmp_path):
     theirs = elsewhere(found, other.name, listed, other.asked.objectives)
     assert (mine[0], theirs[0]) == (False, True)
     assert "defends it when it ends" in theirs[1]
+
+
+def test_of_three_that_are_equal_the_one_whose_name_comes_first_defends(tmp_path):
+    hosts = [Host(tmp_path, name, speed(), steps=(step,)) for name, step in (("a", 16), ("b", 32), ("c", 64))]
+    searches = [host.search(host.asked, folder=host.recording.folder) for host in hosts]
+    for search in searches:
+        search.tell(search.ask().ticket, (0.2,), constraints={})
+    found = [search.best_elsewhere(host.name) for host, search in zip(hosts, searches, strict=True)]
+    assert [one[1] for one in found if one is not None] == [hosts[1].name, hosts[0].name, hosts[0].name]
+
+
+def test_who_comes_when_all_candidates_are_taken_knows_that_none_is_left(tmp_path):
+    Host(tmp_path, "first", speed(), steps=STEPS).go_on()
+    later = Host(tmp_path, "later", speed(), steps=STEPS).go_on()
+    assert [trial.number for trial in later.recording.folder.trials()] == [0]
+    assert later.study._candidates.has_all
