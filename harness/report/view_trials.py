@@ -80,6 +80,12 @@ def trial_notes(run: Run, trials: Sequence[Trial]) -> tuple[str, ...]:
         return ()
     level = words.confidence(one.objective for one in trials)
     out = [f"The objective is a ratio to trial 0, vLLM's own defaults; in brackets its interval{level}."]
+    out += [
+        f"Trial {one.number} is the defaults once more, measured beside other workers' candidates, whose ratios are "
+        "to it; its own is to trial 0."
+        for one in trials
+        if one.is_control
+    ]
     out += words.footnotes(trial_objective(one).mark for one in trials)
     if run.tuned_in:
         out.append(f"The search is run {run.tuned_in}; its trials were copied here.")

@@ -49,8 +49,8 @@ class Attempts:
         self._steps = planned_steps(plan.engine, [plan.scenario], repeats=plan.repeats)
 
     def _rivals(self) -> list[Trial]:
-        """With whom a candidate is compared while it is measured: of several workers' not with the baseline."""
-        return [trial for trial in self._known.trials if self._worker is None or trial.number]
+        """With whom a candidate is compared while it is measured: of several workers' not with what was alone."""
+        return [trial for trial in self._known.trials if self._worker is None or trial.worker is not None]
 
     def control(self, number: int) -> Trial:
         """The defaults once more, beside the other workers, as something to compare their candidates with."""

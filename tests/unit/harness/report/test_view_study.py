@@ -69,6 +69,13 @@ def test_what_was_stopped_early_says_why_and_how_far_it_was(story):
     assert "§ over the loads that were measured before it was stopped" in story.trial_notes
 
 
+def test_what_the_ratios_of_several_workers_are_to_is_said(studied_run, story):
+    control = replace(TRIALS[1], flags={}, worker=1, is_control=True)
+    found = view.page(studied_run.run, (), (TRIALS[0], control, *TRIALS[2:])).settings
+    assert any(note.startswith("Trial 1 is the defaults once more") for note in found.trial_notes)
+    assert not any("once more" in note for note in story.trial_notes)
+
+
 def test_a_stopped_trial_has_a_figure_and_does_not_count_as_failed(studied_run):
     strip = {tile.name: tile.figure.text for tile in page_of(studied_run).strip.tiles}
     assert strip["of them without a figure"] == "4"

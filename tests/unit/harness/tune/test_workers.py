@@ -154,6 +154,17 @@ def test_candidates_of_workers_are_compared_with_the_defaults_in_the_same_compan
     assert len(recording.folder.trials()) == 4, "it is measured once"
 
 
+def test_a_workers_candidate_is_not_stopped_for_being_behind_one_that_was_measured_alone(tmp_path: Path) -> None:
+    """A study that went on with several workers after it had one."""
+    asked = plan(workers=2)
+    recording = recording_of(asked, tmp_path / "run")
+    for one in (trial(0), trial(1), trial(2, worker=1)):
+        recording.folder.append_trial(one)
+    for worker, rivals in ((1, [2]), (None, [0, 1, 2])):
+        study = Study(asked, recording, say=lambda _: None, world=World(), worker=worker)
+        assert [one.number for one in study._candidates._attempts._rivals()] == rivals
+
+
 def test_a_worker_waits_for_the_control_no_longer_than_a_launch_takes(tmp_path: Path) -> None:
     """Another worker holds its number, and never comes back with it."""
     asked = plan(workers=2, trials=2)
