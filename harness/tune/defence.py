@@ -169,14 +169,13 @@ class Defender:
 
     def _finals(self, state: Defence) -> Defence:
         """Judged once; where that crowns nobody, again after what was kept for the ablation went to them too."""
-        if state.ablation_blocks:  # a study that goes on with more time must not look a third time
-            return state
         self._said(
             f"finals: {' and '.join(self._sides(state))} in turns, {state.blocks} launches each, on other prompts"
         )
         if FINALS in state.extended:
             return self._crowned(state, kept_s=0.0)
-        state = self._crowned(state, kept_s=self._kept_s(state))
+        # once the ablation has begun a study that goes on with more time must not look at more launches than it did
+        state = self._crowned(state, kept_s=math.inf if state.ablation_blocks else self._kept_s(state))
         if state.winner is not None or self._are_all_refused(state) or not self._may_extend(state):
             return state
         return self._extended_finals(state)
