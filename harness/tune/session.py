@@ -86,6 +86,7 @@ def resume(
     moved = "" if plan.is_simulated else moved_note(run_record.host, host())
     url = storage or plan.storage or None
     with kept(Recording(folder, run_record)) as recording:
+        write_plan(plan, folder)  # or the next stretch would go back to what this one was told to change
         if moved:
             say(f"warning: {moved}")
             recording.add_note(moved)

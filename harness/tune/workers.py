@@ -219,6 +219,8 @@ class Team:
         self._recording.add_note(self._note())
         done = 0
         try:
+            for number in range(2, self._plan.workers + 1) if self._cards else ():
+                share_caches(number)  # before the first one writes to its own
             for number in range(1, self._plan.workers + 1):
                 self._start(number)
             while self._workers:
@@ -263,8 +265,6 @@ class Team:
             spent_s=self._spent_s(),
             storage=self._storage,
         )
-        if self._cards:
-            share_caches(number)
         ours = str(Path(__file__).parents[2])
         env = environment(number, self._cards, os.environ)
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [ours, env.get("PYTHONPATH", "")]))

@@ -85,12 +85,15 @@ def test_a_proxy_that_is_killed_is_said_to_be_what_died(
     argv = [sys.executable, "-m", "harness", *words[:-1], "--repeats", "60"]
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True) as command:
-        for _ in range(2):  # it is started once more
-            victim = proxy_of(command)
-            os.kill(victim.pid, signal.SIGKILL)
-            with contextlib.suppress(psutil.NoSuchProcess):
-                victim.wait(timeout=30)
-        _, stderr = command.communicate(timeout=120)
+        try:
+            for _ in range(2):  # it is started once more
+                victim = proxy_of(command)
+                os.kill(victim.pid, signal.SIGKILL)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.wait(timeout=30)
+            _, stderr = command.communicate(timeout=120)
+        finally:
+            command.kill()  # ends its engines too, by their watchdogs
     assert command.returncode == 3, stderr
     assert "the proxy ended with -9" in stderr
     assert "Traceback" not in stderr

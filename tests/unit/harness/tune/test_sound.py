@@ -13,7 +13,7 @@ from harness.errors import HarnessError, ResultsUnreadable, UsageError
 from harness.records import Host, ModelFiles, Outcome, Trial
 from harness.search import Axis, Search, Space
 from harness.store import RunFolder
-from harness.tune.plan import Plan
+from harness.tune.plan import Plan, read_plan
 from harness.tune.session import moved_note, resume
 from harness.tune.sound import JOURNAL, refuse_unsound
 from harness.tune.study import Study
@@ -34,7 +34,7 @@ def ended(folder: Path) -> RunFolder:
     return made.recording.folder
 
 
-def gone_on(folder: RunFolder) -> FakeEngines:
+def gone_on(folder: RunFolder, *, budget_s: float | None = None) -> FakeEngines:
     engines = FakeEngines(faster_with_128)
     world = World(
         clock=engines.clock, pause=engines.pause, launch=engines.launch, ask=None, make_search=lambda *a, **k: None
@@ -43,7 +43,7 @@ def gone_on(folder: RunFolder) -> FakeEngines:
         folder,
         results=folder.path.parent,
         trials=None,
-        budget_s=None,
+        budget_s=budget_s,
         vllm_python=None,
         say=lambda _: None,
         world=world,
@@ -70,6 +70,13 @@ def test_a_study_that_goes_on_elsewhere_says_so_and_on_another_kind_of_card_is_r
     for before, now in ((HOST, None), (HOST, "NVIDIA H200"), (structs.replace(HOST, gpu=None), "NVIDIA H200")):
         with pytest.raises(UsageError, match="its baseline says nothing about this machine"):
             moved_note(before, structs.replace(HOST, gpu=now))
+
+
+def test_what_a_stretch_is_told_to_change_holds_for_the_next_one(tmp_path: Path) -> None:
+    folder = ended(tmp_path)
+    assert read_plan(folder).budget_s is None
+    gone_on(folder, budget_s=90_000.0)
+    assert read_plan(folder).budget_s == 90_000.0
 
 
 def test_what_nobody_changed_is_sound(tmp_path: Path) -> None:
