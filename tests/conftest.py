@@ -1,6 +1,7 @@
 """What all tests share: markers by folder, golden files."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 # Before anybody imports NumPy. Tests run beside each other, and threads of its BLAS that wait for each other keep the
 # cores busy: on two cores that others wanted too, a forward pass of the small model took 3 to 6 s, alone 0.3 to 0.8.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup: what tests start must not inherit that
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 GOLDEN = Path(__file__).parent / "golden"
 

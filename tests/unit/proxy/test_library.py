@@ -51,6 +51,9 @@ class Vllm:
     async def is_healthy(self) -> bool:
         return self.is_up
 
+    async def version(self) -> str | None:
+        return "0.32.0"
+
     async def metrics(self) -> str:
         return METRICS
 

@@ -52,7 +52,7 @@ def test_an_unknown_engine_is_refused_with_the_list(tmp_path: Path) -> None:
     spec = LaunchSpec(engine="tgi", model="m")
     with pytest.raises(UsageError, match="there is no engine 'tgi'") as caught:
         engines.launched(spec, log=tmp_path / "engine.log")
-    assert caught.value.hint == "choose one of vllm, ollama, llamacpp, reference, simulated"
+    assert caught.value.hint == "choose one of vllm, proxied, ollama, llamacpp, reference, simulated"
 
 
 def test_the_reference_engine_answers_and_is_gone_afterwards(tmp_path: Path) -> None:
